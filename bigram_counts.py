@@ -1,0 +1,486 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch", "regex"]
+# ///
+"""
+bigram_counts.py: the simplest language model, by counting.
+
+    python bigram_counts.py                              # count out/tokenizer.json's tokens in input.txt
+    python bigram_counts.py --sample --prompt "ROMEO:"   # speak
+
+How likely is each token after each other one? Count every pair of neighbours in the training text,
+add a little to every count (what was never seen is not impossible), divide by the row's sum:
+
+    p(next | now) = (count(now, next) + a) / (count(now) + a V)
+
+One token of context is little, and yet the text it makes has the letter-feel of the original.
+bigram_nn.py learns the same table by gradient descent, gpt.py looks at more than one token.
+"""
+import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math, os, pickle, re
+import sys, time
+from array import array
+from dataclasses import asdict, dataclass, field, fields
+
+import regex
+import torch
+
+# -----------------------------------------------------------------------------
+# frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)
+
+def flag(default, help):
+    return field(default=default, metadata={"help": help})
+
+class UserError(Exception):
+    """What the user or the world did, in one line that says what to do."""
+
+def plainly(function):
+    """A user's error is a line on stderr and exit status 1, in a notebook just the line. Bugs still raise."""
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except BrokenPipeError:                              # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            status, message = 0, ""
+        except KeyboardInterrupt:
+            status, message = 130, "interrupted\n"
+        except (UserError, OSError) as error:
+            status, message = 1, f"error: {error}\n"
+        print(message, end="", file=sys.stderr, flush=True)
+        if not hasattr(builtins, "__IPYTHON__"):
+            sys.exit(status)
+    return run
+
+def parse(Config):
+    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    def fail(message):
+        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
+    parser.error = fail
+    for f in fields(Config):
+        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
+        kind = dict(type=f.type, metavar=f.type.__name__.upper())
+        parser.add_argument("--" + f.name.replace("_", "-"),
+                            help=(f.metadata["help"] + default).replace("%", "%%"),
+                            **dict(action=argparse.BooleanOptionalAction) if f.type is bool else kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    typed = vars(parser.parse_args())
+    config = Config(**typed)
+    config.typed = set(typed)
+    return config
+
+def given(config):
+    """The names of the fields that were typed; of a Config made by hand, those not at their default."""
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    return getattr(config, "typed", changed)
+
+def write(path, data):
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+# -----------------------------------------------------------------------------
+# tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
+
+EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
+SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+    r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
+    r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # other signs, a space before, the line's end after
+    r"\s*[\r\n]",                                            # blanks up to the last line end
+    r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
+    r"\s+"))                                                 # a blank before a digit
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
+OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
+NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+
+class Tokenizer:
+    """
+    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
+    Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
+    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    """
+    def __init__(self, merges, pattern=SPLIT):
+        self.merges, self.pattern = merges, pattern
+        self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
+        for left, right in merges:
+            self.pieces.append(self.pieces[left] + self.pieces[right])
+        self.eot = len(self.pieces)
+        self.pieces.append(EOT.encode())
+        self.vocab_size = len(self.pieces)
+        self.typecode, bits = ("H", 16) if self.vocab_size <= 1 << 16 else ("I", 32)
+        self.codec = f"utf-{bits}-{sys.byteorder[0]}e"       # a str of tokens, so encoded, is an array of ids
+        self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
+        self.merged = {tuple(pair): token for token, pair in self.pair.items()}
+        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
+        try:
+            self.regex = regex.compile(pattern)
+        except regex.error as error:
+            raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
+        if self.regex.match(""):
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
+        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
+        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+
+    def chunks(self, text):
+        """str -> lists of chunks; joined, they are the text."""
+        if self.pattern == SPLIT:
+            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+                yield (self.ascii if block.isascii() else self.regex).findall(block)
+            return
+        end = 0
+        for match in self.regex.finditer(text):
+            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
+            end = match.end()
+        yield [text[end:]]
+
+    def _tokens(self, chunk):
+        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
+        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+            for new, pair in self.pair.items():
+                word = word.replace(pair, new)
+            return word
+        while len(word) > 1:
+            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
+            if new == NO_MERGE:
+                break
+            word = word.replace(self.pair[new], new)
+        return word
+
+    def encode(self, text, allowed_special=()):
+        """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
+        ids = array(self.typecode)
+        for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
+            ids.extend([self.eot] if n else [])
+            for chunks in self.chunks(part):
+                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+        return ids
+
+    def encode_bytes(self, data):
+        """bytes, of any kind -> array of ids; decode_bytes is its exact inverse."""
+        return self.encode(data.decode("utf-8", "surrogateescape"))
+
+    def decode_bytes(self, ids):
+        """ids -> bytes. Raises UserError for an id that is not in the vocabulary."""
+        ids = list(ids)
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise UserError(f"no token has the id {i}: they go from 0 to {self.vocab_size - 1}")
+        return b"".join(map(self.pieces.__getitem__, ids))
+
+    def decode(self, ids):
+        """ids -> str; bytes that are not UTF-8 are shown as U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def file(self):
+        """The saved form: a Hugging Face tokenizer.json, in which every byte is one visible character."""
+        shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
+        return {
+            "version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
+                              "normalized": False, "special": True}],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {piece: i for i, piece in enumerate(shown)},
+                      "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
+
+    def save(self, path):
+        write(path, json.dumps(self.file(), ensure_ascii=False, indent=1).encode())
+
+    @property
+    def fingerprint(self):
+        """16 hex digits that tell one tokenizer from another."""
+        return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        if path == "bytes":
+            return cls([])
+        try:
+            with open(path, encoding="utf-8") as f:
+                saved = json.load(f)
+            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+                return tokenizer
+        except FileNotFoundError:
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
+            pass
+        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+
+def blocks(text, size):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
+    start = 0
+    while start < len(text):
+        seam = SEAM.search(text, start + size)
+        end = seam.start() if seam else len(text)
+        yield text[start:end]
+        start = end
+
+# -----------------------------------------------------------------------------
+# text: a file, a folder or a glob -> documents -> training and validation (same in every script)
+
+def read(source):
+    """A file, a glob or a folder (all files below it but hidden ones), sorted -> list of str."""
+    paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    if os.path.isdir(source):
+        paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
+        paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
+    texts = []
+    for path in sorted(filter(os.path.isfile, paths)):
+        with open(path, "rb") as f:                          # bytes: no newline translated, none lost
+            texts.append(f.read().decode("utf-8", "surrogateescape"))
+    if not any(texts):
+        raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
+                        f"and `bash run.sh` fetches a text")
+    return list(filter(None, texts))
+
+def split(texts):
+    """list of str -> training, validation: the last 10% of the characters. No model sees those."""
+    cut, train, val = int(0.9 * sum(map(len, texts))), [], []
+    for text in texts:
+        if cut >= 0:
+            train.append(text[:cut])
+        if cut < len(text):
+            val.append(text[max(cut, 0):])
+        cut -= len(text)
+    return train, val
+
+def fingerprint(texts):
+    """list of str -> 16 hex digits that tell one text from another."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+# -----------------------------------------------------------------------------
+# config
+
+@dataclass
+class Config:
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are for validation")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer, or bytes: 256 ids and <|endoftext|>, no file needed")
+    out_dir: str = flag("out", "folder for what this script makes, in bigram_counts/ there")
+    seed: int = flag(1337, "same seed, same samples")
+    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
+    sample: bool = flag(False, "speak, with the saved model, instead of training")
+    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    num_samples: int = flag(1, "how many samples")
+    max_new_tokens: int = flag(200, "tokens per sample, at the most")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 always the likeliest token")
+    top_k: int = flag(0, "choose among the k likeliest tokens only; 0: among all")
+
+# -----------------------------------------------------------------------------
+# data: text -> ids, and the files that models are kept in (same in every model)
+
+def pick_device(name):
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = [device for device in there if there[device]]
+    if name != "auto" and name.split(":")[0] not in there:
+        raise UserError(f"there is no {name} here: --device can be {', '.join(there)}")
+    return torch.device(there[0] if name == "auto" else name)
+
+def to_ids(tokenizer, texts):
+    """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
+    ids = array("i")
+    for n, text in enumerate(texts):
+        ids.extend([tokenizer.eot] if n else [])
+        ids.extend(array("i", tokenizer.encode(text)))
+    return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
+
+def load_data(config, tokenizer, block_size):
+    """-> training ids (N,), the last of them and all validation ids (1 + M,), the text's fingerprint"""
+    texts = read(config.input)
+    data, held_out = (to_ids(tokenizer, part) for part in split(texts))
+    if len(data) <= block_size or not len(held_out):
+        raise UserError(f"{config.input} is too short: {len(data)} tokens to train on, "
+                        f"and a context with the token after it has {block_size + 1}")
+    print(f"{config.input}: {len(data):,} tokens to train on, {len(held_out):,} for validation")
+    return data, torch.cat((data[-1:], held_out)), fingerprint(texts)
+
+def bits_per_byte(loss, ids, tokenizer):
+    """Nats per token over all ids but the first -> bits per byte of their text: compares all models."""
+    sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
+    return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
+
+def save(path, saved):
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    write(path, buffer.getbuffer())
+
+def load(path, config, remedy):
+    """-> the dict saved at path, its tokenizer. UserError: one is missing, damaged, or not the other's."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        name, made_with = saved["config"]["tokenizer"], saved["tokenizer"]
+    except FileNotFoundError:
+        raise UserError(f"no {path}: {remedy}") from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged: {remedy}") from None
+    tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
+    if tokenizer.fingerprint != made_with:
+        raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
+    return saved, tokenizer
+
+def save_result(path, **result):
+    """The model's row of the ladder, written last: where it is, the model is finished."""
+    write(path, (json.dumps(result, indent=1) + "\n").encode())
+    print("validation: {val_loss:.4f} nats per token, {val_bpb:.4f} bits per byte".format(**result))
+
+# -----------------------------------------------------------------------------
+# counting: which tokens follow which, and how often (same in both bigrams)
+
+def count_pairs(ids, vocab_size, block=1 << 22):
+    """
+    (N,) ids -> the pairs that occur, as now * V + next, ascending (P,), and how often each does (P,).
+    Goes through the text in blocks, so that memory does not grow with it.
+    """
+    V, device = vocab_size, ids.device
+    dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
+    keys = counts = torch.empty(0, dtype=torch.int64, device=device)
+    for now, after in zip(ids[:-1].split(block), ids[1:].split(block)):
+        pairs = now.long() * V + after
+        if len(dense):
+            dense += torch.bincount(pairs, minlength=V * V)
+        else:                                                # V x V would not fit: keep what occurs
+            new_keys, new_counts = pairs.unique(return_counts=True)
+            keys, slot = torch.cat((keys, new_keys)).unique(return_inverse=True)
+            counts = torch.zeros_like(keys).scatter_add_(0, slot, torch.cat((counts, new_counts)))
+    if len(dense):
+        keys = dense.nonzero().flatten()
+        counts = dense[keys]
+    return keys.cpu(), counts.cpu()
+
+class Counted:
+    """p(next | now) = (count(now, next) + a) / (count(now) + a V); pairs that never occur take no memory."""
+    def __init__(self, keys, counts, vocab_size, prior=0.0):
+        self.keys, self.counts, self.vocab_size = keys, counts, vocab_size
+        self.rows = torch.zeros(vocab_size, dtype=torch.int64)         # (V,) how often each token is `now`
+        self.rows.scatter_add_(0, keys // vocab_size, counts)
+        self.prior = prior or self.leave_one_out()
+
+    def leave_one_out(self):
+        """-> the a with which all other pairs of the training text predict each one best."""
+        a = torch.logspace(-5, 1, 601, dtype=torch.float64)[:, None]
+        c, n_c = self.counts.unique(return_counts=True)          # n_c pairs occur c times
+        r, n_r = self.rows[self.rows > 0].unique(return_counts=True)
+        pairs, rows = n_c * c * torch.log(c - 1 + a), n_r * r * torch.log(r - 1 + a * self.vocab_size)
+        return a[(pairs.sum(1) - rows.sum(1)).argmax()].item()
+
+    def log_probs(self, now, after):
+        """(N,) ids, (N,) ids -> (N,) log p(after | now), float64"""
+        key = now.long() * self.vocab_size + after
+        slot = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
+        count = torch.where(self.keys[slot] == key, self.counts[slot], 0).double()
+        return torch.log((count + self.prior) / (self.rows[now.long()] + self.prior * self.vocab_size))
+
+    def loss(self, ids, block=1 << 22):
+        """(M + 1,) ids -> nats per token over all but the first"""
+        parts = [self.log_probs(x, y).sum() for x, y in zip(ids[:-1].split(block), ids[1:].split(block))]
+        return -sum(parts).item() / (len(ids) - 1)
+
+# -----------------------------------------------------------------------------
+# sampling: one token at a time, each fed back in (same in every model)
+
+def pick(logits, config, generator):
+    """(V,) logits -> the next id"""
+    if config.temperature == 0:
+        return logits.argmax().item()
+    logits = logits / config.temperature
+    if 0 < config.top_k < len(logits):
+        logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
+    return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
+
+def generate(reader, tokenizer, config, ids, generator):
+    """
+    Yields the text that follows ids, a str per token, never half a character; ends at <|endoftext|>.
+    reader: a function that is fed the ids it has not seen and answers the next one's (V,) logits.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for _ in range(config.max_new_tokens):
+        new = pick(reader(ids).float().cpu(), config, generator)
+        if new == tokenizer.eot:
+            return
+        yield decoder.decode(tokenizer.pieces[new])
+        ids = [new]
+
+def speak(new_reader, tokenizer, config):
+    """Prints config.num_samples continuations of config.prompt, as they form."""
+    if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
+        raise UserError("--temperature, --top-k, --max-new-tokens are 0 or more, --num-samples 1 or more")
+    prompt = config.prompt
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    ids = tokenizer.encode(prompt or "\n").tolist()
+    generator = torch.Generator().manual_seed(config.seed)   # its own, on the cpu: same text anywhere
+    for n in range(config.num_samples):
+        print("-" * 20 + "\n" if n else "", end="")
+        print(prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), end="", flush=True)
+        for text in generate(new_reader(), tokenizer, config, ids, generator):
+            print(text, end="", flush=True)
+        print()
+
+# -----------------------------------------------------------------------------
+# train: count
+
+@plainly
+def train(config):
+    """Config -> Counted, saved in out_dir/bigram_counts."""
+    tokenizer, device = Tokenizer.load(config.tokenizer), pick_device(config.device)
+    data, held_out, text = load_data(config, tokenizer, block_size=1)
+    start, V = time.time(), tokenizer.vocab_size
+    model = Counted(*count_pairs(data.to(device), V), V)
+    seconds, loss, val_loss = time.time() - start, model.loss(data), model.loss(held_out)
+    print(f"{len(model.keys):,} of the {V:,} x {V:,} = {V * V:,} pairs occur, {len(model.keys) / V ** 2:.1%}")
+    print(f"a = {model.prior:.4g} is added to each count, by leave-one-out | {seconds:.2f} s")
+    print(f"training: {loss:.4f} nats per token, {bits_per_byte(loss, data, tokenizer):.4f} bits per byte")
+    folder, identity = os.path.join(config.out_dir, "bigram_counts"), dict(tokenizer=tokenizer.fingerprint, text=text)
+    save(os.path.join(folder, "model.pt"), dict(identity, config=asdict(config), keys=model.keys,
+                                                counts=model.counts, prior=model.prior))
+    save_result(os.path.join(folder, "result.json"), model="bigram, counted", parameters=V * V,
+                val_loss=val_loss, val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds,
+                **identity)
+    return model
+
+# -----------------------------------------------------------------------------
+# sample
+
+@plainly
+def sample(config):
+    """Speaks with the saved table."""
+    path = os.path.join(config.out_dir, "bigram_counts", "model.pt")
+    saved, tokenizer = load(path, config, "`python bigram_counts.py` makes one")
+    V = tokenizer.vocab_size
+    model, every = Counted(saved["keys"], saved["counts"], V, saved["prior"]), torch.arange(V)
+    speak(lambda: lambda ids: model.log_probs(torch.tensor(ids[-1]).expand(V), every), tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# main
+
+@plainly
+def main():
+    config = parse(Config)
+    sample(config) if config.sample else train(config)
+
+if __name__ == "__main__":
+    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's
+        print('bigram_counts.py: type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+    else:
+        main()

@@ -1,0 +1,454 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["regex"]
+# ///
+"""
+bpe.py: raw text -> a tokenizer, by byte-level byte pair encoding.
+
+    python bpe.py --input input.txt --vocab-size 1024    # train, save out/tokenizer.json
+    python bpe.py --encode "To be, or not to be"         # text -> ids
+    python bpe.py --decode "389 308 44"                  # ids -> text
+    python bpe.py --show "To be, or not to be"           # the text cut into its tokens
+
+A text is UTF-8 bytes; the 256 bytes are the first tokens. Training glues the pair of neighbouring
+tokens that occurs most often into a new token, again and again: "t" "h" -> "th", "th" "e" -> "the".
+Encoding replays those merges in the order they were learned. A regex first splits the text into
+chunks (roughly words), and no token ever crosses from one chunk to the next.
+
+Left out: normalisation (the text that goes in comes out, byte for byte), special tokens other than
+<|endoftext|>, and any package but `regex`.
+"""
+import argparse, builtins, difflib, functools, gc, glob, hashlib, heapq, itertools, json, multiprocessing, operator, os, re
+import shutil, signal, sys, time, unicodedata
+from array import array
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, fields
+
+import regex
+
+# -----------------------------------------------------------------------------
+# frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)
+
+def flag(default, help):
+    return field(default=default, metadata={"help": help})
+
+class UserError(Exception):
+    """What the user or the world did, in one line that says what to do."""
+
+def plainly(function):
+    """A user's error is a line on stderr and exit status 1, in a notebook just the line. Bugs still raise."""
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except BrokenPipeError:                              # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            status, message = 0, ""
+        except KeyboardInterrupt:
+            status, message = 130, "interrupted\n"
+        except (UserError, OSError) as error:
+            status, message = 1, f"error: {error}\n"
+        print(message, end="", file=sys.stderr, flush=True)
+        if not hasattr(builtins, "__IPYTHON__"):
+            sys.exit(status)
+    return run
+
+def parse(Config):
+    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    def fail(message):
+        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
+    parser.error = fail
+    for f in fields(Config):
+        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
+        kind = dict(type=f.type, metavar=f.type.__name__.upper())
+        parser.add_argument("--" + f.name.replace("_", "-"),
+                            help=(f.metadata["help"] + default).replace("%", "%%"),
+                            **dict(action=argparse.BooleanOptionalAction) if f.type is bool else kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    typed = vars(parser.parse_args())
+    config = Config(**typed)
+    config.typed = set(typed)
+    return config
+
+def given(config):
+    """The names of the fields that were typed; of a Config made by hand, those not at their default."""
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    return getattr(config, "typed", changed)
+
+def write(path, data):
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+# -----------------------------------------------------------------------------
+# tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
+
+EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
+SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+    r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
+    r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # other signs, a space before, the line's end after
+    r"\s*[\r\n]",                                            # blanks up to the last line end
+    r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
+    r"\s+"))                                                 # a blank before a digit
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
+OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
+NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+
+class Tokenizer:
+    """
+    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
+    Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
+    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    """
+    def __init__(self, merges, pattern=SPLIT):
+        self.merges, self.pattern = merges, pattern
+        self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
+        for left, right in merges:
+            self.pieces.append(self.pieces[left] + self.pieces[right])
+        self.eot = len(self.pieces)
+        self.pieces.append(EOT.encode())
+        self.vocab_size = len(self.pieces)
+        self.typecode, bits = ("H", 16) if self.vocab_size <= 1 << 16 else ("I", 32)
+        self.codec = f"utf-{bits}-{sys.byteorder[0]}e"       # a str of tokens, so encoded, is an array of ids
+        self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
+        self.merged = {tuple(pair): token for token, pair in self.pair.items()}
+        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
+        try:
+            self.regex = regex.compile(pattern)
+        except regex.error as error:
+            raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
+        if self.regex.match(""):
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
+        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
+        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+
+    def chunks(self, text):
+        """str -> lists of chunks; joined, they are the text."""
+        if self.pattern == SPLIT:
+            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+                yield (self.ascii if block.isascii() else self.regex).findall(block)
+            return
+        end = 0
+        for match in self.regex.finditer(text):
+            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
+            end = match.end()
+        yield [text[end:]]
+
+    def _tokens(self, chunk):
+        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
+        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+            for new, pair in self.pair.items():
+                word = word.replace(pair, new)
+            return word
+        while len(word) > 1:
+            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
+            if new == NO_MERGE:
+                break
+            word = word.replace(self.pair[new], new)
+        return word
+
+    def encode(self, text, allowed_special=()):
+        """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
+        ids = array(self.typecode)
+        for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
+            ids.extend([self.eot] if n else [])
+            for chunks in self.chunks(part):
+                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+        return ids
+
+    def encode_bytes(self, data):
+        """bytes, of any kind -> array of ids; decode_bytes is its exact inverse."""
+        return self.encode(data.decode("utf-8", "surrogateescape"))
+
+    def decode_bytes(self, ids):
+        """ids -> bytes. Raises UserError for an id that is not in the vocabulary."""
+        ids = list(ids)
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise UserError(f"no token has the id {i}: they go from 0 to {self.vocab_size - 1}")
+        return b"".join(map(self.pieces.__getitem__, ids))
+
+    def decode(self, ids):
+        """ids -> str; bytes that are not UTF-8 are shown as U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def file(self):
+        """The saved form: a Hugging Face tokenizer.json, in which every byte is one visible character."""
+        shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
+        return {
+            "version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
+                              "normalized": False, "special": True}],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {piece: i for i, piece in enumerate(shown)},
+                      "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
+
+    def save(self, path):
+        write(path, json.dumps(self.file(), ensure_ascii=False, indent=1).encode())
+
+    @property
+    def fingerprint(self):
+        """16 hex digits that tell one tokenizer from another."""
+        return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        if path == "bytes":
+            return cls([])
+        try:
+            with open(path, encoding="utf-8") as f:
+                saved = json.load(f)
+            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+                return tokenizer
+        except FileNotFoundError:
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
+            pass
+        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+
+def blocks(text, size):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
+    start = 0
+    while start < len(text):
+        seam = SEAM.search(text, start + size)
+        end = seam.start() if seam else len(text)
+        yield text[start:end]
+        start = end
+
+# -----------------------------------------------------------------------------
+# text: a file, a folder or a glob -> documents -> training and validation (same in every script)
+
+def read(source):
+    """A file, a glob or a folder (all files below it but hidden ones), sorted -> list of str."""
+    paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    if os.path.isdir(source):
+        paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
+        paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
+    texts = []
+    for path in sorted(filter(os.path.isfile, paths)):
+        with open(path, "rb") as f:                          # bytes: no newline translated, none lost
+            texts.append(f.read().decode("utf-8", "surrogateescape"))
+    if not any(texts):
+        raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
+                        f"and `bash run.sh` fetches a text")
+    return list(filter(None, texts))
+
+def split(texts):
+    """list of str -> training, validation: the last 10% of the characters. No model sees those."""
+    cut, train, val = int(0.9 * sum(map(len, texts))), [], []
+    for text in texts:
+        if cut >= 0:
+            train.append(text[:cut])
+        if cut < len(text):
+            val.append(text[max(cut, 0):])
+        cut -= len(text)
+    return train, val
+
+def fingerprint(texts):
+    """list of str -> 16 hex digits that tell one text from another."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+# -----------------------------------------------------------------------------
+# config
+
+@dataclass
+class Config:
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are left for validation")
+    tokenizer: str = flag("out/tokenizer.json", "file to save to, and to --encode, --decode and --show with")
+    vocab_size: int = flag(1024, "number of tokens: 256 bytes, the merges, and <|endoftext|>")
+    pattern: str = flag(SPLIT, "regex that splits text into chunks; no token crosses from one to the next")
+    encode: str = flag("", "print the ids of this text (- reads stdin)")
+    decode: str = flag("", 'print the text of these ids, "72 105" (- reads stdin)')
+    show: str = flag("", "print this text cut into tokens, with their ids (- reads stdin)")
+
+# -----------------------------------------------------------------------------
+# train: count pairs of neighbours, merge the most frequent one, repeat
+
+def progress(what, total, power=1.0):
+    """-> a function to call with how much is done, which grows as time ** 1/power; it prints a line every 1.5 s."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            print(f"{what} {n:,} of {total:,} | eta {(last - start) * ((total / n) ** power - 1):.0f} s", flush=True)
+    return done
+
+def count_block(text):
+    """str -> its length, {chunk: how often}: the work of one process."""
+    counts = Counter()
+    for chunks in Tokenizer([]).chunks(text):
+        counts.update(chunks)
+    return len(text), counts
+
+def count_chunks(texts, pattern=SPLIT, workers=1):
+    """list of str -> {chunk: how often}. A text has few different words: all that follows works on those."""
+    counts, n, total = Counter(), 0, sum(map(len, texts))
+    done = progress("characters split:", total)
+    if workers > 1 and pattern == SPLIT and total > 1 << 23:           # starting processes takes as long as splitting 4 MB
+        pieces = (block for text in texts for block in blocks(text, 1 << 21))
+        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            for size, part in pool.imap_unordered(count_block, pieces):
+                counts.update(part)
+                done(n := n + size)
+    else:
+        for chunks in itertools.chain.from_iterable(map(Tokenizer([], pattern).chunks, texts)):
+            counts.update(chunks)
+            done(n := n + sum(map(len, chunks)))
+    return counts
+
+def learn(counts, n_merges):
+    """
+    {chunk: count}, number of merges -> list of (left id, right id); fewer when no pair is left.
+
+        words          pairs by count, ties to the smallest ids     merge
+        hug pug hugs   (u,g) 3, (h,u) 2, (g,s) 1, (p,u) 1           (u,g) -> X = 256
+        hX  pX  hXs    (h,X) 2, (p,X) 1, (X,s) 1                    (h,X) -> Y = 257
+        Y   pX  Ys     (p,X) 1, (Y,s) 1                             (p,X) -> Z = 258
+
+    Only the words that hold the pair change, and in them only the pairs with the new token are new. A count can only
+    fall after that, so an entry of the heap may be too high, never too low: it is put right when it comes to the top.
+    """
+    words = [chunk.encode("utf-8", "surrogateescape").decode("latin-1") for chunk in counts]
+    freqs, where = list(counts.values()), defaultdict(list)  # pair -> indices of the words that hold it, or held it
+    for i, word in enumerate(words):
+        for pair in map(operator.add, word, word[1:]):
+            where[pair].append(i)
+    count = {pair: sum(map(freqs.__getitem__, places)) for pair, places in where.items()}
+    heap = [(-n, pair) for pair, n in count.items()]
+    heapq.heapify(heap)
+    merges, done = [], progress("merges:", n_merges, 0.3)    # the first merges are in most words: time ~ merges ** 0.3
+    while heap and len(merges) < n_merges:
+        n, pair = heapq.heappop(heap)
+        if -n != count[pair]:
+            if count[pair]:
+                heapq.heappush(heap, (-count[pair], pair))
+            continue
+        (left, right), new, born = pair, chr(256 + len(merges)), defaultdict(list)
+        merges.append((ord(left), ord(right)))
+        for i in where.pop(pair):
+            if pair in words[i]:
+                words[i] = words[i].replace(pair, new)
+                for p in map(operator.add, words[i], words[i][1:]):
+                    if new in p:
+                        born[p].append(i)
+        for p, places in born.items():
+            where[p], count[p] = places, sum(map(freqs.__getitem__, places))
+            heapq.heappush(heap, (-count[p], p))
+            count[p[0].replace(new, right) + p[1].replace(new, left)] -= count[p]       # what stood there before
+        done(len(merges))
+    return merges
+
+@plainly
+def train(config, workers=1):
+    """Config -> Tokenizer, saved at config.tokenizer. workers: processes that split the text (from a script only)."""
+    if not 257 <= config.vocab_size <= 1 << 20:
+        raise UserError(f"--vocab-size {config.vocab_size:,}: 256 bytes and <|endoftext|> are 257, and 1,048,576 is the most")
+    if config.tokenizer == "bytes":
+        raise UserError("--tokenizer bytes has nothing to learn: give the name of a file")
+    start = time.time()
+    counts = count_chunks(split(read(config.input))[0], config.pattern, workers)
+    print(f"{sum(counts.values()):,} chunks in the training text, {len(counts):,} different ones", flush=True)
+    gc.disable()                                             # it would look through millions of lists: a quarter of the time
+    try:
+        tokenizer = Tokenizer(learn(counts, config.vocab_size - 257), config.pattern)
+    finally:
+        gc.enable()
+    if tokenizer.vocab_size < config.vocab_size:
+        print(f"no pair of tokens is left to merge: {tokenizer.vocab_size:,} tokens, not {config.vocab_size:,}")
+    tokenizer.save(config.tokenizer)
+    print(f"{tokenizer.vocab_size:,} tokens | {time.time() - start:.1f} s | saved {config.tokenizer}")
+    return tokenizer
+
+# -----------------------------------------------------------------------------
+# show: a text cut into its tokens
+
+def visible(piece):
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \x00."""
+    text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+def tree(tokenizer, i, seen):
+    """id -> lines: the token, below it the two it was merged from, and so on down to the bytes; each merge once."""
+    yield f"{visible(tokenizer.pieces[i])} {i}"
+    if 256 <= i < tokenizer.eot and i not in seen:
+        seen.add(i)
+        left, right = tokenizer.merges[i - 256]
+        for child, branch, stem in (left, "├─ ", "│  "), (right, "└─ ", "   "):
+            for n, line in enumerate(tree(tokenizer, child, seen)):
+                yield (stem if n else branch) + line
+
+def show(tokenizer, data):
+    """Print the tokens of a text above their ids, then the merges that made the longest one."""
+    ids, (columns, _), top, bottom, used = tokenizer.encode_bytes(data), shutil.get_terminal_size((100, 24)), "", "", 0
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for n, i in enumerate(ids):
+        token = visible(tokenizer.pieces[i])                 # Chinese characters are two cells wide, accents none
+        cells = sum((unicodedata.east_asian_width(c) in "WF") + (unicodedata.category(c)[0] != "M") for c in token)
+        token, cells = token + " " * (len(str(i)) - cells), max(cells, len(str(i)))
+        if used + cells >= columns:
+            print(top, bottom, sep="\n")
+            top, bottom, used = "", "", 0
+        top += f"\033[30;48;5;{(151, 153, 223, 183, 217, 158)[n % 6]}m{token}\033[0m " if colour else token + "|"
+        bottom += str(i).ljust(cells + 1)
+        used += cells + 1
+    print(top, bottom, sep="\n")
+    longest = max(ids, key=lambda i: len(tokenizer.pieces[i]), default=0)
+    if longest >= 256:
+        print("\nthe longest token, and the merges that made it:", *tree(tokenizer, longest, set()), sep="\n")
+
+# -----------------------------------------------------------------------------
+# main
+
+@plainly
+def main():
+    config = parse(Config)
+    def typed(text):
+        return sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+    asked = given(config) & {"encode", "decode", "show"}
+    if not asked:
+        return train(config, workers=1 if hasattr(builtins, "__IPYTHON__") else min(os.cpu_count() or 1, 8))
+    tokenizer = Tokenizer.load(config.tokenizer)
+    if "encode" in asked:
+        print(*tokenizer.encode_bytes(typed(config.encode)))
+    if "decode" in asked:
+        try:
+            data = tokenizer.decode_bytes(map(int, typed(config.decode).split()))
+        except ValueError:
+            raise UserError('--decode takes ids, numbers with blanks between them: "72 105"') from None
+        if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+            print(data.decode("utf-8", "replace"))
+        else:                                                # to a file or a pipe: these bytes and no other
+            sys.stdout.buffer.write(data)
+    if "show" in asked:
+        show(tokenizer, typed(config.show))
+
+if __name__ == "__main__":
+    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's
+        print('bpe.py: type  tokenizer = train(Config(input="input.txt"))  or  Tokenizer.load("out/tokenizer.json")')
+    else:
+        main()

@@ -1,0 +1,842 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch", "regex"]
+# ///
+"""
+gpt.py: a transformer, from a text and a tokenizer to one that speaks.
+
+    python gpt.py                                        # train on input.txt, or go on where it stopped
+    python gpt.py --max-steps 4000                       # go on with a finished run
+    python gpt.py --sample --prompt "ROMEO:"             # speak
+
+The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
+that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
+"""
+import argparse, builtins, codecs, copy, functools, glob, hashlib, io, itertools, json, math, os, pickle, re
+import shlex, signal, sys, threading, time, zlib
+from array import array
+from dataclasses import asdict, dataclass, field, fields, replace
+
+import regex
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+# -----------------------------------------------------------------------------
+# frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)
+
+def flag(default, help):
+    return field(default=default, metadata={"help": help})
+
+class UserError(Exception):
+    """What the user or the world did, in one line that says what to do."""
+
+def plainly(function):
+    """A user's error is a line on stderr and exit status 1, in a notebook just the line. Bugs still raise."""
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except BrokenPipeError:                              # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            status, message = 0, ""
+        except KeyboardInterrupt:
+            status, message = 130, "interrupted\n"
+        except (UserError, OSError) as error:
+            status, message = 1, f"error: {error}\n"
+        print(message, end="", file=sys.stderr, flush=True)
+        if not hasattr(builtins, "__IPYTHON__"):
+            sys.exit(status)
+    return run
+
+def parse(Config):
+    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    def fail(message):
+        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
+    parser.error = fail
+    for f in fields(Config):
+        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
+        kind = dict(type=f.type, metavar=f.type.__name__.upper())
+        parser.add_argument("--" + f.name.replace("_", "-"),
+                            help=(f.metadata["help"] + default).replace("%", "%%"),
+                            **dict(action=argparse.BooleanOptionalAction) if f.type is bool else kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    typed = vars(parser.parse_args())
+    config = Config(**typed)
+    config.typed = set(typed)
+    return config
+
+def given(config):
+    """The names of the fields that were typed; of a Config made by hand, those not at their default."""
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    return getattr(config, "typed", changed)
+
+def write(path, data):
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+# -----------------------------------------------------------------------------
+# tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
+
+EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
+SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+    r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
+    r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # other signs, a space before, the line's end after
+    r"\s*[\r\n]",                                            # blanks up to the last line end
+    r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
+    r"\s+"))                                                 # a blank before a digit
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
+OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
+NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+
+class Tokenizer:
+    """
+    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
+    Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
+    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    """
+    def __init__(self, merges, pattern=SPLIT):
+        self.merges, self.pattern = merges, pattern
+        self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
+        for left, right in merges:
+            self.pieces.append(self.pieces[left] + self.pieces[right])
+        self.eot = len(self.pieces)
+        self.pieces.append(EOT.encode())
+        self.vocab_size = len(self.pieces)
+        self.typecode, bits = ("H", 16) if self.vocab_size <= 1 << 16 else ("I", 32)
+        self.codec = f"utf-{bits}-{sys.byteorder[0]}e"       # a str of tokens, so encoded, is an array of ids
+        self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
+        self.merged = {tuple(pair): token for token, pair in self.pair.items()}
+        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
+        try:
+            self.regex = regex.compile(pattern)
+        except regex.error as error:
+            raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
+        if self.regex.match(""):
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
+        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
+        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+
+    def chunks(self, text):
+        """str -> lists of chunks; joined, they are the text."""
+        if self.pattern == SPLIT:
+            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+                yield (self.ascii if block.isascii() else self.regex).findall(block)
+            return
+        end = 0
+        for match in self.regex.finditer(text):
+            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
+            end = match.end()
+        yield [text[end:]]
+
+    def _tokens(self, chunk):
+        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
+        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+            for new, pair in self.pair.items():
+                word = word.replace(pair, new)
+            return word
+        while len(word) > 1:
+            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
+            if new == NO_MERGE:
+                break
+            word = word.replace(self.pair[new], new)
+        return word
+
+    def encode(self, text, allowed_special=()):
+        """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
+        ids = array(self.typecode)
+        for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
+            ids.extend([self.eot] if n else [])
+            for chunks in self.chunks(part):
+                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+        return ids
+
+    def encode_bytes(self, data):
+        """bytes, of any kind -> array of ids; decode_bytes is its exact inverse."""
+        return self.encode(data.decode("utf-8", "surrogateescape"))
+
+    def decode_bytes(self, ids):
+        """ids -> bytes. Raises UserError for an id that is not in the vocabulary."""
+        ids = list(ids)
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise UserError(f"no token has the id {i}: they go from 0 to {self.vocab_size - 1}")
+        return b"".join(map(self.pieces.__getitem__, ids))
+
+    def decode(self, ids):
+        """ids -> str; bytes that are not UTF-8 are shown as U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def file(self):
+        """The saved form: a Hugging Face tokenizer.json, in which every byte is one visible character."""
+        shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
+        return {
+            "version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
+                              "normalized": False, "special": True}],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {piece: i for i, piece in enumerate(shown)},
+                      "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
+
+    def save(self, path):
+        write(path, json.dumps(self.file(), ensure_ascii=False, indent=1).encode())
+
+    @property
+    def fingerprint(self):
+        """16 hex digits that tell one tokenizer from another."""
+        return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        if path == "bytes":
+            return cls([])
+        try:
+            with open(path, encoding="utf-8") as f:
+                saved = json.load(f)
+            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+                return tokenizer
+        except FileNotFoundError:
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
+            pass
+        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+
+def blocks(text, size):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
+    start = 0
+    while start < len(text):
+        seam = SEAM.search(text, start + size)
+        end = seam.start() if seam else len(text)
+        yield text[start:end]
+        start = end
+
+# -----------------------------------------------------------------------------
+# text: a file, a folder or a glob -> documents -> training and validation (same in every script)
+
+def read(source):
+    """A file, a glob or a folder (all files below it but hidden ones), sorted -> list of str."""
+    paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    if os.path.isdir(source):
+        paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
+        paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
+    texts = []
+    for path in sorted(filter(os.path.isfile, paths)):
+        with open(path, "rb") as f:                          # bytes: no newline translated, none lost
+            texts.append(f.read().decode("utf-8", "surrogateescape"))
+    if not any(texts):
+        raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
+                        f"and `bash run.sh` fetches a text")
+    return list(filter(None, texts))
+
+def split(texts):
+    """list of str -> training, validation: the last 10% of the characters. No model sees those."""
+    cut, train, val = int(0.9 * sum(map(len, texts))), [], []
+    for text in texts:
+        if cut >= 0:
+            train.append(text[:cut])
+        if cut < len(text):
+            val.append(text[max(cut, 0):])
+        cut -= len(text)
+    return train, val
+
+def fingerprint(texts):
+    """list of str -> 16 hex digits that tell one text from another."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+# -----------------------------------------------------------------------------
+# config
+
+def preset(cpu, gpu, help):
+    """A flag whose default (-1) is chosen by the device: about 140 s on two cores, about 10 minutes on a T4."""
+    return field(default=-1, metadata={"help": f"{help} (default: {cpu} on a cpu, {gpu} on a gpu)", "preset": (cpu, gpu)})
+
+@dataclass
+class Config:
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are for validation")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer, or bytes: 256 ids and <|endoftext|>, no file needed")
+    out_dir: str = flag("out", "folder for what this script makes, in gpt/ there")
+    seed: int = flag(1337, "same seed, same batches, same dropout; same samples")
+    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
+    fresh: bool = flag(False, "start anew; what was there moves to gpt-old-N")
+    # model
+    n_layer: int = preset(4, 6, "blocks")
+    n_head: int = preset(2, 6, "attention heads")
+    n_kv_head: int = flag(0, "heads of keys and values, shared by n_head / n_kv_head each; 0: as many as n_head")
+    n_embd: int = preset(128, 384, "width C of the residual stream")
+    n_hidden: int = flag(0, "width of the MLP; 0: 3 x n_embd")
+    block_size: int = preset(128, 256, "context T, in tokens")
+    dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
+    # training
+    max_steps: int = preset(1600, 3000, "training steps; more than a finished run had goes on from it")
+    batch_size: int = preset(12, 64, "rows of T tokens per step")
+    grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
+    matrix_lr: float = preset(0.02, 0.02, "learning rate of the matrices (Muon)")
+    vector_lr: float = preset(0.003, 0.003, "learning rate of embeddings and norms (AdamW)")
+    weight_decay: float = preset(0.1, 0.1, "pull of the matrices towards zero")
+    warmup: int = preset(20, 100, "steps in which the learning rate rises")
+    decay: float = preset(0.5, 0.5, "share of the steps, at the end, in which it falls to zero")
+    average: float = preset(0.98, 0.99, "weights are averaged over about 1 / (1 - this) steps")
+    eval_every: int = preset(200, 250, "steps between evaluations; each is also a checkpoint")
+    dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
+    compile: bool = flag(False, "torch.compile the model: a minute at the start, faster on a gpu")
+    # sampling
+    sample: bool = flag(False, "speak, with the saved model, instead of training")
+    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    num_samples: int = flag(1, "how many samples")
+    max_new_tokens: int = flag(500, "tokens per sample, at the most")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 always the likeliest token")
+    top_k: int = flag(0, "choose among the k likeliest tokens only; 0: among all")
+
+# -----------------------------------------------------------------------------
+# data: text -> ids, and the files that models are kept in (same in every model)
+
+def pick_device(name):
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = [device for device in there if there[device]]
+    if name != "auto" and name.split(":")[0] not in there:
+        raise UserError(f"there is no {name} here: --device can be {', '.join(there)}")
+    return torch.device(there[0] if name == "auto" else name)
+
+def to_ids(tokenizer, texts):
+    """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
+    ids = array("i")
+    for n, text in enumerate(texts):
+        ids.extend([tokenizer.eot] if n else [])
+        ids.extend(array("i", tokenizer.encode(text)))
+    return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
+
+def load_data(config, tokenizer, block_size):
+    """-> training ids (N,), the last of them and all validation ids (1 + M,), the text's fingerprint"""
+    texts = read(config.input)
+    data, held_out = (to_ids(tokenizer, part) for part in split(texts))
+    if len(data) <= block_size or not len(held_out):
+        raise UserError(f"{config.input} is too short: {len(data)} tokens to train on, "
+                        f"and a context with the token after it has {block_size + 1}")
+    print(f"{config.input}: {len(data):,} tokens to train on, {len(held_out):,} for validation")
+    return data, torch.cat((data[-1:], held_out)), fingerprint(texts)
+
+def bits_per_byte(loss, ids, tokenizer):
+    """Nats per token over all ids but the first -> bits per byte of their text: compares all models."""
+    sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
+    return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
+
+def save(path, saved):
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    write(path, buffer.getbuffer())
+
+def load(path, config, remedy):
+    """-> the dict saved at path, its tokenizer. UserError: one is missing, damaged, or not the other's."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        name, made_with = saved["config"]["tokenizer"], saved["tokenizer"]
+    except FileNotFoundError:
+        raise UserError(f"no {path}: {remedy}") from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged: {remedy}") from None
+    tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
+    if tokenizer.fingerprint != made_with:
+        raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
+    return saved, tokenizer
+
+def save_result(path, **result):
+    """The model's row of the ladder, written last: where it is, the model is finished."""
+    write(path, (json.dumps(result, indent=1) + "\n").encode())
+    print("validation: {val_loss:.4f} nats per token, {val_bpb:.4f} bits per byte".format(**result))
+
+# -----------------------------------------------------------------------------
+# batches (same in bigram_nn.py and gpt.py)
+
+class Batches(Dataset):
+    """
+    Item `step` is that step's whole batch, a pure function of (seed, step): a resumed run has no state
+    to restore and replays nothing. Each epoch cuts the text into windows of block_size tokens, starting
+    at another place, and shuffles them.
+    """
+    def __init__(self, ids, block_size, batch_size, seed):
+        self.ids, self.block_size, self.batch_size, self.seed = ids, block_size, batch_size, seed
+        self.n_windows = max(1, len(ids) // block_size - 1)
+        self.starts = functools.lru_cache(2)(self._starts)
+
+    def _starts(self, epoch):
+        """-> (n_windows,) where the windows of this epoch begin, in the order in which they come"""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        room = min(self.block_size, len(self.ids) - self.n_windows * self.block_size)
+        first = torch.randint(room, (1,), generator=generator)
+        return first + self.block_size * torch.randperm(self.n_windows, generator=generator)
+
+    def __getitem__(self, step):
+        turns = range(step * self.batch_size, (step + 1) * self.batch_size)
+        at = torch.stack([self.starts(turn // self.n_windows)[turn % self.n_windows] for turn in turns])
+        rows = self.ids[at[:, None] + torch.arange(self.block_size + 1)].long()
+        return rows[:, :-1], rows[:, 1:]                     # (B, T) tokens, (B, T) the tokens after them
+
+def mix(seed, step):
+    return zlib.crc32(f"{seed} {step}".encode())             # neighbouring steps, unrelated numbers
+
+# -----------------------------------------------------------------------------
+# model: (B, T) ids -> (B, T, V) logits, numerically Qwen3: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings
+
+class Norm(nn.Module):
+    """RMSNorm: divide by the root of the mean square, multiply by a learned gain. arXiv:1910.07467"""
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
+
+def linear(n_in, n_out):
+    layer = nn.Linear(n_in, n_out, bias=False)
+    nn.init.normal_(layer.weight, std=0.5 * n_in ** -0.5)
+    return layer
+
+def rotate(x, cos, sin):
+    """Turns each pair (x1, x2) of (B, nh, T, hs) by an angle that grows with the position. arXiv:2104.09864"""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+
+class Attention(nn.Module):
+    """Each token looks at itself and those before it: query · key says at which, value what is seen there."""
+    def __init__(self, config):
+        super().__init__()
+        C, self.nh, self.nkv, self.hs = config.n_embd, config.n_head, config.n_kv_head, config.n_embd // config.n_head
+        self.q_proj, self.o_proj = linear(C, self.nh * self.hs), linear(self.nh * self.hs, C)
+        self.k_proj, self.v_proj = linear(C, self.nkv * self.hs), linear(C, self.nkv * self.hs)
+        self.q_norm, self.k_norm = Norm(self.hs), Norm(self.hs)        # keeps the logits of attention in bounds
+
+    def forward(self, x, cos, sin, cache, start):
+        B, T, C = x.shape
+        q, k, v = (proj(x).view(B, T, -1, self.hs) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)      # (B, nh, T, hs), (B, nkv, T, hs)
+        if cache is not None:                                # (2, B, nkv, block_size, hs): keys and values so far
+            cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
+            k, v = cache[:, :, :, :start + T]
+        if self.nkv < self.nh:                               # each key and value serves nh / nkv queries
+            k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
+        if x.device.type == "cpu":                           # in bf16 this step takes 95 ms, with attention in fp32 66
+            q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast(x.device.type, enabled=x.device.type != "cpu"):
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)          # (B, nh, T, hs)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+
+class MLP(nn.Module):
+    """What a token makes of what it has gathered: SwiGLU, one product gates the other. arXiv:2002.05202"""
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj, self.up_proj = linear(config.n_embd, config.n_hidden), linear(config.n_embd, config.n_hidden)
+        self.down_proj = linear(config.n_hidden, config.n_embd)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attn_norm, self.attn = Norm(config.n_embd), Attention(config)
+        self.mlp_norm, self.mlp = Norm(config.n_embd), MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, *attn):
+        x = x + self.dropout(self.attn(self.attn_norm(x), *attn))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+class GPT(nn.Module):
+    def __init__(self, config, vocab_size):
+        super().__init__()
+        self.config = config
+        self.embd = nn.Embedding(vocab_size, config.n_embd)  # also the last layer: a token is read and written alike
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = Norm(config.n_embd)
+        hs = config.n_embd // config.n_head
+        angle = torch.arange(config.block_size)[:, None] / 10000 ** (torch.arange(0, hs, 2) / hs)     # (T, hs / 2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+        nn.init.normal_(self.embd.weight, std=0.02)
+        for block in self.blocks:                            # each block begins as the identity
+            nn.init.zeros_(block.attn.o_proj.weight)
+            nn.init.zeros_(block.mlp.down_proj.weight)
+
+    def forward(self, idx, targets=None, cache=None, start=0):
+        """(B, T) ids -> (B, T, V) logits; with targets (B, T), -1 for none, the sum of their nats. cache: see reader."""
+        cos, sin = self.cos[start:start + idx.shape[1]], self.sin[start:start + idx.shape[1]]
+        x = self.dropout(self.embd(idx))                     # (B, T, C)
+        for n, block in enumerate(self.blocks):
+            x = block(x, cos, sin, None if cache is None else cache[n], start)
+        if cache is not None:
+            x = x[:, -1:]                                    # only the last token's prediction is wanted
+        logits = F.linear(self.norm(x), self.embd.weight)    # (B, T, V)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+
+    def reader(self):
+        """
+        A function that is fed new ids and answers the (V,) logits of the next: keys and values of what it has
+        read are kept. When block_size of them are there, the last half is read again from position 0.
+        """
+        c, seen, device = self.config, [], self.embd.weight.device
+        cache = torch.zeros(c.n_layer, 2, 1, c.n_kv_head, c.block_size, c.n_embd // c.n_head, device=device)
+        def read_on(ids):
+            nonlocal seen
+            if len(seen) + len(ids) > c.block_size:
+                seen, ids = [], (seen + ids)[-max(1, c.block_size // 2):]
+            with torch.inference_mode():
+                logits = self(torch.tensor([ids], device=device), cache=cache, start=len(seen))
+            seen = seen + ids
+            return logits[0, -1]
+        return read_on
+
+# -----------------------------------------------------------------------------
+# sampling: one token at a time, each fed back in (same in every model)
+
+def pick(logits, config, generator):
+    """(V,) logits -> the next id"""
+    if config.temperature == 0:
+        return logits.argmax().item()
+    logits = logits / config.temperature
+    if 0 < config.top_k < len(logits):
+        logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
+    return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
+
+def generate(reader, tokenizer, config, ids, generator):
+    """
+    Yields the text that follows ids, a str per token, never half a character; ends at <|endoftext|>.
+    reader: a function that is fed the ids it has not seen and answers the next one's (V,) logits.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for _ in range(config.max_new_tokens):
+        new = pick(reader(ids).float().cpu(), config, generator)
+        if new == tokenizer.eot:
+            return
+        yield decoder.decode(tokenizer.pieces[new])
+        ids = [new]
+
+def speak(new_reader, tokenizer, config):
+    """Prints config.num_samples continuations of config.prompt, as they form."""
+    if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
+        raise UserError("--temperature, --top-k, --max-new-tokens are 0 or more, --num-samples 1 or more")
+    prompt = config.prompt
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    ids = tokenizer.encode(prompt or "\n").tolist()
+    generator = torch.Generator().manual_seed(config.seed)   # its own, on the cpu: same text anywhere
+    for n in range(config.num_samples):
+        print("-" * 20 + "\n" if n else "", end="")
+        print(prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), end="", flush=True)
+        for text in generate(new_reader(), tokenizer, config, ids, generator):
+            print(text, end="", flush=True)
+        print()
+
+# -----------------------------------------------------------------------------
+# train
+
+METRICS = "step loss lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb".split()
+ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
+# what a session decides anew (all else a run keeps, unless typed), and what no run can change
+SESSION = set("out_dir device fresh compile sample prompt num_samples max_new_tokens temperature top_k".split())
+FIXED = "seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
+
+def settle(config, kept, device):
+    """Every value decided: as typed, as the run that goes on has it (kept: dict), or as the preset says."""
+    values = asdict(config)
+    for f in fields(config):
+        if f.name in kept and f.name not in SESSION | given(config):
+            values[f.name] = kept[f.name]
+        elif values[f.name] == -1 and "preset" in f.metadata:
+            values[f.name] = f.metadata["preset"][device.type != "cpu"]
+    values["n_kv_head"] = values["n_kv_head"] or values["n_head"]
+    values["n_hidden"] = values["n_hidden"] or 3 * values["n_embd"]
+    c = Config(**values)
+    for name in FIXED if kept else ():
+        if values[name] != kept[name]:
+            raise UserError(f"--{name.replace('_', '-')} was {kept[name]} when this run began: {ANEW}")
+    for name in [*FIXED[1:], "grad_accum", "max_steps", "eval_every"]:
+        if values[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} is 1 or more")
+    if c.n_embd % (2 * c.n_head) or c.n_head % c.n_kv_head:
+        raise UserError("--n-embd is a multiple of 2 x --n-head, and --n-head one of --n-kv-head")
+    if not (0 <= c.dropout < 1 and 0 <= c.decay <= 1 and 0 <= c.average < 1):
+        raise UserError("--dropout, --decay and --average are shares, between 0 and 1")
+    return c
+
+def pick_dtype(name, device):
+    """By capability; not torch's is_bf16_supported(), which says yes on a T4 that only emulates it."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+        can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
+    if name not in ("bf16", "fp16", "fp32") or name == "fp16" and device.type != "cuda":
+        raise UserError(f"--dtype is bf16, fp16 (on cuda) or fp32, not {name} on {device}")
+    return name
+
+def decay_start(config):
+    return config.max_steps - int(config.decay * config.max_steps)
+
+def lr_at(step, config):
+    """0..1: up, level, down. Until the way down nothing depends on max_steps, so a run can be prolonged."""
+    down = (config.max_steps - step) / max(1, config.max_steps - decay_start(config))
+    return min((step + 1) / (config.warmup + 1), 1.0, down)
+
+def resume(folder, config):
+    """-> the checkpoint to go on from (None: there is none), its tokenizer."""
+    paths = [os.path.join(folder, name) for name in ("state.pt", "stable.pt")]
+    for path, other in zip(paths, paths[1:] + [None]):
+        if os.path.exists(path):
+            try:
+                return load(path, config, ANEW)
+            except UserError as error:
+                if "damaged" not in str(error) or not other or not os.path.exists(other):
+                    raise
+                print(f"{path} is damaged: going on from {other}")
+    return None, Tokenizer.load(config.tokenizer)
+
+def evaluate(model, ids, batch_size):
+    """(M + 1,) ids -> nats per token over all but the first, in fp32, in windows that do not overlap."""
+    T = model.config.block_size
+    pad = -(len(ids) - 1) % T
+    x = F.pad(ids[:-1], (0, pad)).view(-1, T).long()
+    y = F.pad(ids[1:], (0, pad), value=-1).view(-1, T).long()          # -1: nothing to predict
+    with torch.inference_mode():
+        nats = [model(*xy).double() for xy in zip(x.split(batch_size), y.split(batch_size))]
+    return sum(nats).item() / (len(ids) - 1)
+
+def open_metrics(path, step):
+    """-> the csv, opened to go on at `step`: later rows, and a last one torn by a kill, are dropped."""
+    lines = [",".join(METRICS) + "\n"]
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            for line in f:
+                at = line.split(",")[0]
+                lines += [line] if line.endswith("\n") and at.isdigit() and int(at) < step else []
+    write(path, "".join(lines).encode())
+    return open(path, "a", buffering=1, encoding="utf-8")
+
+def catch_signals():
+    """-> a list that the first Ctrl-C or SIGTERM puts its number in, and the handlers to restore."""
+    caught, before = [], {}
+    def catch(signum, frame):
+        caught.append(signum)
+        signal.signal(signum, before[signum])                # the second one is not for us
+    if threading.current_thread() is threading.main_thread():
+        before.update({s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)})
+    return caught, before
+
+def compiled(model, autocast, x, y):
+    """torch.compile fails at the first use, if it fails: that is here."""
+    try:
+        forward = torch.compile(model)
+        with autocast:
+            forward(x, y).backward()
+        model.zero_grad()
+        return forward
+    except Exception as error:
+        print(f"--compile does not work here ({type(error).__name__}): training without it")
+        return model
+
+@plainly
+def train(config):
+    """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
+    device, folder = pick_device(config.device), os.path.join(config.out_dir, "gpt")
+    at = functools.partial(os.path.join, folder)
+    if config.fresh and os.path.exists(folder):
+        old = (f"{folder}-old-{n}" for n in itertools.count(1))
+        os.rename(folder, next(path for path in old if not os.path.exists(path)))
+    saved, tokenizer = resume(folder, config)
+    config = settle(config, saved["config"] if saved else {}, device)
+    data, held_out, text = load_data(config, tokenizer, config.block_size)
+    if saved and saved["text"] != text:
+        raise UserError(f"{folder} was trained on another text: {ANEW}")
+    if saved and (down := decay_start(config)) != (was := decay_start(Config(**saved["config"]))):
+        if down < min(was, saved["step"]):
+            raise UserError(f"step {saved['step']} is past the one, {down}, where the learning rate "
+                            f"would have begun to fall: a larger --max-steps, or {ANEW}")
+        if saved["step"] > was:                              # it has fallen: back to where that began
+            saved, _ = load(at("stable.pt"), config, ANEW)
+
+    # model, running average of its weights, optimisers: Muon for matrices, AdamW for the rest
+    torch.manual_seed(config.seed)
+    model = GPT(config, tokenizer.vocab_size).to(device)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    optimizers = [torch.optim.Muon(matrices, weight_decay=config.weight_decay),
+                  torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)]
+    dtype = pick_dtype(config.dtype, device)
+    autocast = torch.autocast(device.type, {"fp16": torch.float16}.get(dtype, torch.bfloat16), dtype != "fp32")
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
+    numerics = f"torch {torch.__version__}, {device.type}, {dtype}"
+    if device.type == "cpu":
+        numerics += f", {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    step, best, vals, seconds = 0, math.inf, [], 0.0
+    if saved:
+        model.load_state_dict(saved["weights"])
+        average.load_state_dict(saved["average"])
+        scaler.load_state_dict(saved["scaler"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
+        if step == config.max_steps and os.path.exists(at("result.json")):
+            print(f"finished at step {step}: --max-steps {2 * step} goes on, --sample speaks, --fresh starts anew")
+            return average
+        print(f"going on at step {step} of {config.max_steps}" + ("" if saved["numerics"] == numerics else
+              f"; continues, not bit for bit: {saved['numerics']} -> {numerics}"))
+
+    identity = dict(config=asdict(config), tokenizer=tokenizer.fingerprint, text=text)
+    def checkpoint(name):
+        save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
+                            weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
+                            optimizers=[optimizer.state_dict() for optimizer in optimizers]))
+
+    if os.path.exists(at("result.json")):
+        os.remove(at("result.json"))                         # no longer finished
+    checkpoint("state.pt")
+    n_params, step_tokens = sum(p.numel() for p in model.parameters()), config.batch_size * config.block_size
+    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of {step_tokens:,} tokens, "
+          f"{config.max_steps * step_tokens / len(data):.1f} times through the text")
+
+    batches = Batches(data, config.block_size, config.batch_size, config.seed)
+    loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
+                             generator=torch.Generator(), pin_memory=device.type == "cuda"))
+    forward = compiled(model, autocast, *(t.to(device) for t in batches[0])) if config.compile else model
+    held_out, shown, bad = held_out.to(device), (0.0, step, seconds), 0
+    metrics = open_metrics(at("metrics.csv"), step)
+    stop, handlers = catch_signals()
+    try:
+        while not stop:
+            # at the top of a step: save, evaluate, show
+            row, last = {"step": step}, step == config.max_steps
+            if step == decay_start(config):
+                checkpoint("stable.pt")
+            if step % config.eval_every == 0 or last:
+                checkpoint("state.pt")                       # first: a resumed run evaluates again
+                loss = evaluate(average, held_out, config.batch_size)
+                row |= {"val_loss": loss, "val_bpb": bits_per_byte(loss, held_out, tokenizer)}
+                vals = [*vals, loss][-4:]
+                if loss < best:
+                    best = loss
+                    save(at("model.pt"), dict(identity, **row, weights=average.state_dict(), command=shlex.join(sys.argv)))
+                words = generate(average.reader(), tokenizer, replace(config, max_new_tokens=24),
+                                 tokenizer.encode("\n").tolist(), torch.Generator().manual_seed(config.seed))
+                print(f"step {step:>6} | validation {loss:.4f} nats per token, {row['val_bpb']:.4f} bits per byte | "
+                      f"{json.dumps(''.join(words), ensure_ascii=False)}")
+                if len(vals) == 4 and vals == sorted(vals):
+                    print("warning: validation has risen three times: more text, more --dropout, or fewer --max-steps")
+            if not last:
+                # learn from the step's batch
+                begin = time.perf_counter()
+                x, y = (t.to(device, non_blocking=True) for t in next(loader))
+                torch.manual_seed(mix(config.seed, step))    # so dropout, too, is a function of (seed, step)
+                total = torch.zeros((), device=device)
+                for xs, ys in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
+                    with autocast:
+                        loss = forward(xs, ys) / y.numel()
+                    scaler.scale(loss).backward()
+                    total += loss.detach()
+                lr = lr_at(step, config)
+                for optimizer, peak in zip(optimizers, (config.matrix_lr, config.vector_lr)):
+                    optimizer.param_groups[0]["lr"] = peak * lr
+                    scaler.unscale_(optimizer)
+                norm, loss = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item(), total.item()
+                bad = 0 if math.isfinite(loss + norm) else bad + 1
+                if not bad:                                  # an overflow skips both optimisers
+                    for optimizer in optimizers:
+                        scaler.step(optimizer)
+                    keep = min(config.average, step / (step + 10))     # short memory while all is new
+                    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - keep)
+                scaler.update()
+                model.zero_grad()
+                took = time.perf_counter() - begin
+                seconds += took
+                row |= {"loss": loss, "lr": config.matrix_lr * lr, "grad_norm": norm, "scale": scaler.get_scale(),
+                        "ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
+            print(*(row.get(name, "") for name in METRICS), sep=",", file=metrics)
+            if last:
+                break
+            if bad == 10:
+                raise UserError("ten losses in a row were not finite: lower --matrix-lr and --vector-lr "
+                                "(the last good state is kept)")
+            step += 1
+            if time.time() - shown[0] > 2:
+                pace = (seconds - shown[2]) / (step - shown[1])
+                shown = time.time(), step, seconds
+                left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step)))
+                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} | "
+                      f"{1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps in half of it") from None
+    finally:
+        metrics.close()
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    if stop:
+        checkpoint("state.pt")
+        print(f"stopped at step {step}, saved: the same command goes on")
+        return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0])
+    save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best,
+                val_bpb=bits_per_byte(best, held_out, tokenizer), seconds=seconds, text=text,
+                tokenizer=tokenizer.fingerprint)
+    return average
+
+# -----------------------------------------------------------------------------
+# sample
+
+@plainly
+def sample(config):
+    """Speaks with the weights that were best on validation."""
+    paths = [os.path.join(config.out_dir, "gpt", name) for name in ("model.pt", "state.pt")]
+    try:
+        saved, tokenizer = load(paths[0], config, "`python gpt.py` trains one")
+    except UserError as error:
+        if not os.path.exists(paths[1]):
+            raise
+        print(f"{error}; speaking from {paths[1]}", file=sys.stderr)
+        saved, tokenizer = load(paths[1], config, "`python gpt.py --fresh` trains anew")
+    model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
+    model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
+    speak(model.eval().to(pick_device(config.device)).reader, tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# main
+
+@plainly
+def main():
+    config = parse(Config)
+    sample(config) if config.sample else train(config)
+
+if __name__ == "__main__":
+    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: argv is the kernel's
+        print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+    else:
+        main()

@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+#
+# run.sh: raw text -> tokens -> two kinds of bigram model -> a transformer. The whole shebang.
+#
+#     bash run.sh             # learn from input.txt; where there is none, from tiny Shakespeare
+#     bash run.sh my.txt      # from a text of your own: a file, a folder, or a glob in quotes
+#     bash run.sh --python    # only set up, and print the Python to use
+#
+# Some 5 minutes on two CPU cores. All that it makes is in out/, and what is there and whole is not
+# made again: stop it, kill it, start it again, and it goes on where it was. Done, it only prints.
+
+set -euo pipefail
+
+fail() { echo "run.sh: $1" >&2; exit "${2:-1}"; }
+
+case ${1-} in
+    "" | --python) text=input.txt ;;
+    -h | --help) sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; exit ;;
+    -*) fail "there is no flag $1: see  bash run.sh --help" ;;
+    /*) text=$1 ;;
+    *) text=$PWD/$1 ;;
+esac
+[ $# -le 1 ] || fail "one text at a time: put a glob in quotes, as in  bash run.sh 'data/*.txt'"
+CDPATH='' cd "$(dirname "$0")"
+text=${text#"$PWD/"}
+case $text in input.txt | *[*?[]*) ;; *) [ -e "$text" ] || fail "there is no file or folder $text" ;; esac
+
+# What takes long runs in the background and is waited for: only so does a signal reach it at once.
+# It gets SIGTERM, saves what it has, and goes; then so do we, with the exit status of our signal.
+mkdir -p out
+run() { "$@" & echo $! > out/pid; wait $! 2> /dev/null; }
+stop() {
+    trap '' INT TERM
+    kill -TERM "$(jobs -p)" 2> /dev/null || true
+    wait
+    fail "stopped: the same command goes on from here" "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+# --------------------------------------------------------------------------------------------------
+# set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt
+
+needs=${NEEDS:-import regex, torch; torch.optim.Muon}
+requirements=${REQUIREMENTS:-requirements.txt}
+newest_first="python3.14 python3.13 python3.12 python3.11 python3.10 python3 python"
+
+can() { "$1" -c "import sys; assert sys.version_info >= (3, 10); $2" > /dev/null 2>&1; }
+
+set_up() {
+    for python in ${VIRTUAL_ENV:+python} ${CONDA_PREFIX:+python} .venv/bin/python python3 $newest_first; do
+        if can "$python" "$needs"; then return; fi
+    done
+    if [ -e .venv/unfinished ] || { [ -e .venv ] && ! can .venv/bin/python "import pip" && ! grep -qs ^uv .venv/pyvenv.cfg; }
+    then                                       # uv's have no pip, and are whole
+        echo "removing half a .venv"
+        rm -rf .venv
+    fi
+    if [ ! -e .venv ]; then                    # one that you made is kept, and added to
+        for python in $newest_first none; do
+            if can "$python" "import ensurepip, venv"; then break; fi
+        done
+        [ "$python" != none ] || fail "no Python here is 3.10 or newer and can make a .venv:\
+ get python3-venv (\`sudo apt install python3-venv\`) on Debian and Ubuntu, elsewhere a Python from python.org"
+        mkdir .venv; touch .venv/unfinished
+        run $python -m venv .venv || fail "$python could not make a .venv: why is said above"
+    fi
+    python=.venv/bin/python
+    echo "installing $requirements into .venv: 1 GB, or 5 with CUDA, which on Linux comes with torch"
+    run $python -m pip install -r "$requirements" || fail "pip could not install $requirements: why is said above"
+    can $python "$needs" || fail "$requirements is installed, and yet this fails:  $python -c '$needs'"
+    rm -f .venv/unfinished
+}
+
+if [ "${1-}" = --python ]; then set_up >&2; echo "$python"; exit; fi
+echo "=== set-up: minutes, the first time ==="
+set_up
+echo "$("$python" -V) as $python"
+
+# --------------------------------------------------------------------------------------------------
+# text: yours; input.txt; tiny Shakespeare; or what every Python carries. A file is whole or not there
+
+url=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+sha256=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+
+fetch() {                                      # url -> input.txt.tmp; exit status as curl's
+    if command -v curl > /dev/null; then run curl -fsL --connect-timeout 10 --max-time 60 -o input.txt.tmp $url
+    else run "$python" -c '
+import sys, urllib.request
+try:
+    open("input.txt.tmp", "wb").write(urllib.request.urlopen(sys.argv[1], timeout=10).read())
+except Exception as error:
+    sys.exit(60 if "SSL" in str(error) else 7)' $url; fi
+}
+
+echo; echo "=== text: a few seconds ==="
+if [ "$text" = input.txt ] && [ ! -e input.txt ]; then
+    status=0; fetch || status=$?
+    case $status in
+        0)  "$python" -c 'import hashlib; print(hashlib.sha256(open("input.txt.tmp", "rb").read()).hexdigest())' |
+                grep -q $sha256 || fail "$url did not send tiny Shakespeare (wrong checksum): save a text as input.txt"
+            echo "input.txt: tiny Shakespeare" ;;
+        35 | 5[1348] | 60 | 66 | 77 | 8[023] | 9[01])
+            fail "no secure connection (SSL error, curl $status; a proxy? the clock?) to $url: save a text as input.txt" ;;
+        *)  "$python" -c '
+from pydoc_data.topics import topics
+open("input.txt.tmp", "w", encoding="utf-8").write("\n\n".join(topics[name] for name in sorted(topics)))'
+            echo "input.txt: Python's own language reference, as tiny Shakespeare is out of reach (no network: curl $status)" ;;
+    esac
+    mv input.txt.tmp input.txt
+fi
+echo "learning from $text"
+
+# --------------------------------------------------------------------------------------------------
+# tokenizer: text -> out/tokenizer.json. What was made from another text or tokenizer is put aside
+
+fingerprints() {                               # text, tokenizer -> 16 hex digits each; "none": not there, or damaged
+    "$python" -c '
+from bpe import *
+@plainly
+def main():
+    try:
+        tokenizer = Tokenizer.load("out/tokenizer.json").fingerprint
+    except UserError:
+        tokenizer = "none"
+    print(fingerprint(read(sys.argv[1])), tokenizer)
+main()' "$text"
+}
+
+row() {                                        # out/$1 -> its row of the ladder; exit status 1: unfinished, 3: outdated
+    "$python" -c '
+import json, math, os, sys
+folder, now = sys.argv[1:]
+r = json.load(open(folder + "/result.json"))
+if [r["text"], r["tokenizer"]] != now.split():
+    sys.exit(3)
+assert os.path.getsize(folder + "/model.pt")
+print("{model:24}{parameters:>12,}{val_bpb:>19.3f}{ppl:>22,.1f}{seconds:>15,.1f} s".format(ppl=math.exp(r["val_loss"]), **r))
+' "out/$1" "$now" 2> /dev/null
+}
+
+aside() {                                      # out/gpt -> out/old-1/gpt
+    if [ -z "${old-}" ]; then
+        n=1; while [ -e out/old-$n ]; do n=$((n + 1)); done
+        old=out/old-$n; mkdir $old
+    fi
+    echo "$2: $1 moves to $old"; mv "$1" "$old/"
+}
+
+# note: kill -9 of run.sh alone spares the stage. Two would spoil each other's files, so the first one goes.
+before=$(cat out/pid 2> /dev/null || true)
+at_work() { ps -p "$before" -o command= 2> /dev/null | grep -q -e "\.py --input"; }
+if at_work; then
+    echo; echo "stopping process $before, which an earlier run.sh left at work"
+    kill -TERM "$before"
+    while at_work; do sleep 0.2; done
+fi
+
+echo; echo "=== tokenizer: a second per megabyte ==="
+now=$(fingerprints)
+was=$(cat out/made-from 2> /dev/null || true)  # the same, when out/ was made
+case $was in
+    "" | "$now") why="the text or the tokenizer changed" ;;
+    "${now% *} "*) why="the tokenizer changed" ;;
+    *) why="the text changed" ;;
+esac
+if [ -e out/tokenizer.json ]; then             # one made since then is yours, for this text: it stays
+    if [ "${now#* }" = none ]; then aside out/tokenizer.json "the tokenizer is damaged"
+    elif [ "${now#* }" = "${was#* }" ] && [ "$now" != "$was" ]; then aside out/tokenizer.json "$why"; fi
+fi
+if [ ! -e out/tokenizer.json ]; then
+    run "$python" bpe.py --input "$text" || fail "stage bpe failed: why is said above"
+    now=$(fingerprints)
+fi
+for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
+    status=0; row $model > /dev/null || status=$?
+    if [ -e out/$model ] && { [ $status = 3 ] || { [ $status = 1 ] && [ "$now" != "${was:-$now}" ]; }; }; then
+        aside out/$model "$why"
+    fi
+done
+echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
+echo "out/tokenizer.json is there"
+
+# --------------------------------------------------------------------------------------------------
+# models: each is trained, unless it is there, and speaks
+
+stage() {
+    model=$1; said=out/$1/samples.txt; shift
+    if ! row "$model" > /dev/null; then
+        rm -f "$said"
+        status=0; run "$python" "$@" --input "$text" || status=$?
+        if [ $status != 0 ] || ! row "$model" > /dev/null; then
+            [ $status != 0 ] || status=1
+            fail "stage $model ended unfinished (exit status $status): the same command goes on from here" $status
+        fi
+    fi
+    if [ "$said" -ot "out/$model/model.pt" ]; then           # or it is not there at all
+        run "$python" "$@" --sample --max-new-tokens 100 > "$said.tmp" || fail "stage $model cannot speak: why is said above"
+        mv "$said.tmp" "$said"
+    fi
+    echo "--- out/$model says:"; cat "$said"
+}
+
+echo; echo "=== a bigram model, counted: seconds ==="
+stage bigram_counts bigram_counts.py
+
+echo; echo "=== the same model, learned: seconds ==="
+stage bigram_nn bigram_nn.py
+
+echo; echo "=== a bigram model of 64 numbers a token, not a row of its own: seconds ==="
+stage bigram_nn_64 bigram_nn.py --n-embd 64
+
+echo; echo "=== a transformer: 3 minutes on two CPU cores; 10 on a T4, where it is larger and better ==="
+stage gpt gpt.py
+
+echo; echo "=== the ladder ==="
+printf '%-24s%12s%19s%22s%17s\n' model parameters "val bits per byte" "perplexity per token" "training time"
+for model in bigram_counts bigram_nn bigram_nn_64 gpt; do row $model; done
+echo; echo "It speaks to you:  $python gpt.py --sample --prompt \"The \""
