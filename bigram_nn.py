@@ -15,11 +15,12 @@ the counts; and what adding `a` to each count is to the one, the prior, a times 
 there can be, is to the other. With --n-embd tokens that are followed alike get vectors alike, so what
 is learned of one serves the other: fewer numbers than the table, and a better prediction.
 """
-import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math, os, pickle, re
-import sys, time, zlib
+import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math, multiprocessing, os
+import pickle, re, signal, sys, time, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields
 
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
 import regex
 import torch
 from torch import nn
@@ -69,6 +70,9 @@ def parse(Config):
     if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
+    for name, value in typed.items():
+        if type(value) in (int, float) and not abs(value) < 1 << 63:
+            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
     config = Config(**typed)
     config.typed = set(typed)
     return config
@@ -91,7 +95,7 @@ def write(path, data):
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
-SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+SPLIT = "|".join((                                           # GPT-4's split; the first clause that fits wins:
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
     r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
     r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
@@ -99,10 +103,13 @@ SPLIT = "|".join((                                           # GPT-4's split, th
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
     r"\s+"))                                                 # a blank before a digit
-ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
-SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
-OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+# and in the language of plain `re`, for text that is all ASCII: the same chunks (tested), twice as fast
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"),
+         ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split ever crosses these places
+# GPT-2's way to show any byte as one visible character: the printable are themselves, the others follow 255
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHER = [b for b in range(256) if b not in PRINTABLE]
 BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
 NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
@@ -110,7 +117,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
     Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
-    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    merges: list of (left id, right id), in the order learned; pattern: the regex that splits text into chunks.
     """
     def __init__(self, merges, pattern=SPLIT):
         self.merges, self.pattern = merges, pattern
@@ -130,26 +137,25 @@ class Tokenizer:
         except regex.error as error:
             raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
         if self.regex.match(""):
-            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
-        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
-        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character")
+        self.ascii = re.compile(functools.reduce(lambda p, swap: p.replace(*swap), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+            for block in blocks(text, 1 << 13):              # half the time of 1 << 20: cached, more ASCII
                 yield (self.ascii if block.isascii() else self.regex).findall(block)
-            return
-        end = 0
-        for match in self.regex.finditer(text):
-            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
-            end = match.end()
-        yield [text[end:]]
+        else:
+            end = 0
+            for match in self.regex.finditer(text):
+                yield [text[end:match.start()], match.group()]         # what it leaves out is a chunk too
+                end = match.end()
+            yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        """str -> str of tokens: of all merges that can be made the one learned first, while there is one."""
         word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
-        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+        if len(word) > 500:                                  # or all in turn: a megabyte in seconds, not days
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
             return word
@@ -160,13 +166,18 @@ class Tokenizer:
             word = word.replace(self.pair[new], new)
         return word
 
+    def _ids(self, text):
+        """str -> the bytes of its array of ids."""
+        tokens = ("".join(map(self.tokens, chunks)) for chunks in self.chunks(text))
+        return b"".join(some.encode(self.codec, "surrogatepass") for some in tokens)
+
     def encode(self, text, allowed_special=()):
         """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
         ids = array(self.typecode)
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
-            for chunks in self.chunks(part):
-                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+            for some in spread(self._ids, [part]) if self.pattern == SPLIT else [self._ids(part)]:
+                ids.frombytes(some)
         return ids
 
     def encode_bytes(self, data):
@@ -190,8 +201,8 @@ class Tokenizer:
         shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
         return {
             "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
-                              "normalized": False, "special": True}],
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False,
+                              "rstrip": False, "normalized": False, "special": True}],
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
@@ -199,7 +210,8 @@ class Tokenizer:
             "post_processor": None,
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False,
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
 
@@ -213,21 +225,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        """The tokenizer saved at path, or "bytes": the one without merges. Refuses what bpe.py did not write."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
-            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            ids, merges = saved["model"]["vocab"], saved["model"]["merges"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in merges], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:        # no two tokens of the same bytes
                 return tokenizer
         except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
+                            "`--tokenizer bytes` needs none") from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
             pass
-        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+        raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains a tokenizer anew")
 
 def blocks(text, size):
     """str -> pieces of about that size, cut where GPT-4's split cuts too."""
@@ -237,6 +251,23 @@ def blocks(text, size):
         end = seam.start() if seam else len(text)
         yield text[start:end]
         start = end
+
+def spread(work, texts):
+    """list of str -> work(block) for every megabyte of them, in order; for large texts on all cores."""
+    pieces = (block for text in texts for block in blocks(text, 1 << 20))
+    if sum(map(len, texts)) < 1 << 23 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
+        yield from map(work, pieces)
+    else:                                                    # a fork has all this, and spread.work; but it
+        spread.work = work                                   # is not safe on macOS or in a notebook (threads)
+        with multiprocessing.get_context("fork").Pool(min(8, len(os.sched_getaffinity(0))), spread_start) as pool:
+            yield from pool.imap(spread_work, pieces)
+
+def spread_start():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are the first process's business,
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")                       # and if it is killed there is nothing to say
+
+def spread_work(block):
+    return spread.work(block)
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -269,7 +300,10 @@ def split(texts):
 
 def fingerprint(texts):
     """list of str -> 16 hex digits that tell one text from another."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for data in (text.encode("utf-8", "surrogateescape") for text in texts):
+        digest.update(b"%d " % len(data) + data)
+    return digest.hexdigest()[:16]
 
 # -----------------------------------------------------------------------------
 # config
@@ -301,11 +335,13 @@ class Config:
 # data: text -> ids, and the files that models are kept in (same in every model)
 
 def pick_device(name):
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    there = [device for device in there if there[device]]
-    if name != "auto" and name.split(":")[0] not in there:
-        raise UserError(f"there is no {name} here: --device can be {', '.join(there)}")
-    return torch.device(there[0] if name == "auto" else name)
+    if name == "auto":
+        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else gpu
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no --device {name} here: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
@@ -335,15 +371,25 @@ def save(path, saved):
     torch.save(saved, buffer)
     write(path, buffer.getbuffer())
 
-def load(path, config, remedy):
-    """-> the dict saved at path, its tokenizer. UserError: one is missing, damaged, or not the other's."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        name, made_with = saved["config"]["tokenizer"], saved["tokenizer"]
-    except FileNotFoundError:
-        raise UserError(f"no {path}: {remedy}") from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
-        raise UserError(f"{path} is damaged: {remedy}") from None
+def load(paths, kind, config, remedy):
+    """-> the dict saved at the first path that is whole, its tokenizer. UserError: nothing fits together."""
+    for path in paths:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            name, made_with, whole = saved["config"]["tokenizer"], saved["tokenizer"], saved["kind"] == kind
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            raise
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
+            whole = False
+        if whole:
+            break
+    else:
+        what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
+        raise UserError(f"{paths[0]} {what}: {remedy}")
+    if path != paths[0]:
+        print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
     tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
     if tokenizer.fingerprint != made_with:
         raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
@@ -429,7 +475,8 @@ class Counted:
         key = now.long() * self.vocab_size + after
         slot = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
         count = torch.where(self.keys[slot] == key, self.counts[slot], 0).double()
-        return torch.log((count + self.prior) / (self.rows[now.long()] + self.prior * self.vocab_size))
+        rows = self.rows[now.long()].double()
+        return torch.log((count + self.prior) / (rows + self.prior * self.vocab_size))
 
     def loss(self, ids, block=1 << 22):
         """(M + 1,) ids -> nats per token over all but the first"""
@@ -462,7 +509,7 @@ def pick(logits, config, generator):
     """(V,) logits -> the next id"""
     if config.temperature == 0:
         return logits.argmax().item()
-    logits = logits / config.temperature
+    logits = (logits.double() - logits.max()) / config.temperature
     if 0 < config.top_k < len(logits):
         logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
     return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
@@ -474,7 +521,7 @@ def generate(reader, tokenizer, config, ids, generator):
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for _ in range(config.max_new_tokens):
-        new = pick(reader(ids).float().cpu(), config, generator)
+        new = pick(reader(ids).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])
@@ -515,8 +562,10 @@ def train(config):
     V, folder = tokenizer.vocab_size, folder_of(config)
     if not config.n_embd and V > 16384:
         raise UserError(f"a table of {V:,} x {V:,} logits is too large: --n-embd 64 is not")
-    if min(config.n_embd, config.max_steps - 1, config.block_size - 1, config.batch_size - 1) < 0:
-        raise UserError("--n-embd is 0 or more; --max-steps, --block-size and --batch-size are 1 or more")
+    if min(config.max_steps, config.block_size, config.batch_size) < 1:
+        raise UserError("--max-steps, --block-size and --batch-size are 1 or more")
+    if not (config.n_embd >= 0 and 0 <= config.lr <= 1e6 and 0 <= config.weight_decay <= 1e6):
+        raise UserError("--n-embd, --lr and --weight-decay are 0 or more, and less than a million")
     data, held_out, text = load_data(config, tokenizer, config.block_size)
 
     torch.manual_seed(config.seed)
@@ -555,7 +604,7 @@ def train(config):
         print(f"counted: {counted.loss(held_out):.4f} nats per token of the validation text, learned: {val_loss:.4f}; "
               f"{total_variation(model, counted):.1%} of the probability lies elsewhere")
     identity = dict(tokenizer=tokenizer.fingerprint, text=text)
-    save(os.path.join(folder, "model.pt"), dict(identity, config=asdict(config), weights=model.state_dict()))
+    save(os.path.join(folder, "model.pt"), dict(identity, kind="bigram_nn", config=asdict(config), weights=model.state_dict()))
     name = f"bigram, learned, {config.n_embd} numbers a token" if config.n_embd else "bigram, learned"
     save_result(os.path.join(folder, "result.json"), model=name, parameters=n_params, val_loss=val_loss,
                 val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds, **identity)
@@ -574,7 +623,8 @@ def total_variation(model, counted):
 @plainly
 def sample(config):
     """Speaks with the saved model."""
-    saved, tokenizer = load(os.path.join(folder_of(config), "model.pt"), config, "`python bigram_nn.py` trains one")
+    saved, tokenizer = load([os.path.join(folder_of(config), "model.pt")], "bigram_nn", config,
+                            "`python bigram_nn.py` trains one")
     model = Bigram(tokenizer.vocab_size, saved["config"]["n_embd"])
     model.load_state_dict(saved["weights"])
     speak(lambda: lambda ids: model.requires_grad_(False)(torch.tensor(ids[-1])), tokenizer, config)

@@ -7,7 +7,7 @@ bpe.py: raw text -> a tokenizer, by byte-level byte pair encoding.
 
     python bpe.py --input input.txt --vocab-size 1024    # train, save out/tokenizer.json
     python bpe.py --encode "To be, or not to be"         # text -> ids
-    python bpe.py --decode "389 308 44"                  # ids -> text
+    python bpe.py --decode "403 308 44"                  # ids -> text
     python bpe.py --show "To be, or not to be"           # the text cut into its tokens
 
 A text is UTF-8 bytes; the 256 bytes are the first tokens. Training glues the pair of neighbouring
@@ -18,8 +18,8 @@ chunks (roughly words), and no token ever crosses from one chunk to the next.
 Left out: normalisation (the text that goes in comes out, byte for byte), special tokens other than
 <|endoftext|>, and any package but `regex`.
 """
-import argparse, builtins, difflib, functools, gc, glob, hashlib, heapq, itertools, json, multiprocessing, operator, os, re
-import shutil, signal, sys, time, unicodedata
+import argparse, builtins, functools, gc, glob, hashlib, heapq, itertools, json, multiprocessing, operator, os
+import re, shutil, signal, sys, time, unicodedata
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
@@ -70,6 +70,9 @@ def parse(Config):
     if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
+    for name, value in typed.items():
+        if type(value) in (int, float) and not abs(value) < 1 << 63:
+            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
     config = Config(**typed)
     config.typed = set(typed)
     return config
@@ -92,7 +95,7 @@ def write(path, data):
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
-SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+SPLIT = "|".join((                                           # GPT-4's split; the first clause that fits wins:
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
     r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
     r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
@@ -100,10 +103,13 @@ SPLIT = "|".join((                                           # GPT-4's split, th
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
     r"\s+"))                                                 # a blank before a digit
-ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
-SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
-OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+# and in the language of plain `re`, for text that is all ASCII: the same chunks (tested), twice as fast
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"),
+         ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split ever crosses these places
+# GPT-2's way to show any byte as one visible character: the printable are themselves, the others follow 255
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHER = [b for b in range(256) if b not in PRINTABLE]
 BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
 NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
@@ -111,7 +117,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
     Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
-    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    merges: list of (left id, right id), in the order learned; pattern: the regex that splits text into chunks.
     """
     def __init__(self, merges, pattern=SPLIT):
         self.merges, self.pattern = merges, pattern
@@ -131,26 +137,25 @@ class Tokenizer:
         except regex.error as error:
             raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
         if self.regex.match(""):
-            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
-        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
-        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character")
+        self.ascii = re.compile(functools.reduce(lambda p, swap: p.replace(*swap), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+            for block in blocks(text, 1 << 13):              # half the time of 1 << 20: cached, more ASCII
                 yield (self.ascii if block.isascii() else self.regex).findall(block)
-            return
-        end = 0
-        for match in self.regex.finditer(text):
-            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
-            end = match.end()
-        yield [text[end:]]
+        else:
+            end = 0
+            for match in self.regex.finditer(text):
+                yield [text[end:match.start()], match.group()]         # what it leaves out is a chunk too
+                end = match.end()
+            yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        """str -> str of tokens: of all merges that can be made the one learned first, while there is one."""
         word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
-        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+        if len(word) > 500:                                  # or all in turn: a megabyte in seconds, not days
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
             return word
@@ -161,13 +166,18 @@ class Tokenizer:
             word = word.replace(self.pair[new], new)
         return word
 
+    def _ids(self, text):
+        """str -> the bytes of its array of ids."""
+        tokens = ("".join(map(self.tokens, chunks)) for chunks in self.chunks(text))
+        return b"".join(some.encode(self.codec, "surrogatepass") for some in tokens)
+
     def encode(self, text, allowed_special=()):
         """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
         ids = array(self.typecode)
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
-            for chunks in self.chunks(part):
-                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+            for some in spread(self._ids, [part]) if self.pattern == SPLIT else [self._ids(part)]:
+                ids.frombytes(some)
         return ids
 
     def encode_bytes(self, data):
@@ -191,8 +201,8 @@ class Tokenizer:
         shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
         return {
             "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
-                              "normalized": False, "special": True}],
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False,
+                              "rstrip": False, "normalized": False, "special": True}],
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
@@ -200,7 +210,8 @@ class Tokenizer:
             "post_processor": None,
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False,
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
 
@@ -214,21 +225,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        """The tokenizer saved at path, or "bytes": the one without merges. Refuses what bpe.py did not write."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
-            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            ids, merges = saved["model"]["vocab"], saved["model"]["merges"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in merges], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:        # no two tokens of the same bytes
                 return tokenizer
         except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
+                            "`--tokenizer bytes` needs none") from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
             pass
-        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+        raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains a tokenizer anew")
 
 def blocks(text, size):
     """str -> pieces of about that size, cut where GPT-4's split cuts too."""
@@ -238,6 +251,23 @@ def blocks(text, size):
         end = seam.start() if seam else len(text)
         yield text[start:end]
         start = end
+
+def spread(work, texts):
+    """list of str -> work(block) for every megabyte of them, in order; for large texts on all cores."""
+    pieces = (block for text in texts for block in blocks(text, 1 << 20))
+    if sum(map(len, texts)) < 1 << 23 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
+        yield from map(work, pieces)
+    else:                                                    # a fork has all this, and spread.work; but it
+        spread.work = work                                   # is not safe on macOS or in a notebook (threads)
+        with multiprocessing.get_context("fork").Pool(min(8, len(os.sched_getaffinity(0))), spread_start) as pool:
+            yield from pool.imap(spread_work, pieces)
+
+def spread_start():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are the first process's business,
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")                       # and if it is killed there is nothing to say
+
+def spread_work(block):
+    return spread.work(block)
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -270,17 +300,20 @@ def split(texts):
 
 def fingerprint(texts):
     """list of str -> 16 hex digits that tell one text from another."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for data in (text.encode("utf-8", "surrogateescape") for text in texts):
+        digest.update(b"%d " % len(data) + data)
+    return digest.hexdigest()[:16]
 
 # -----------------------------------------------------------------------------
 # config
 
 @dataclass
 class Config:
-    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are left for validation")
+    input: str = flag("input.txt", "a file, a folder or a glob to learn from, its last 10% left for validation")
     tokenizer: str = flag("out/tokenizer.json", "file to save to, and to --encode, --decode and --show with")
     vocab_size: int = flag(1024, "number of tokens: 256 bytes, the merges, and <|endoftext|>")
-    pattern: str = flag(SPLIT, "regex that splits text into chunks; no token crosses from one to the next")
+    pattern: str = flag(SPLIT, "regex that splits text into chunks (Hugging Face reads it with Oniguruma)")
     encode: str = flag("", "print the ids of this text (- reads stdin)")
     decode: str = flag("", 'print the text of these ids, "72 105" (- reads stdin)')
     show: str = flag("", "print this text cut into tokens, with their ids (- reads stdin)")
@@ -289,13 +322,14 @@ class Config:
 # train: count pairs of neighbours, merge the most frequent one, repeat
 
 def progress(what, total, power=1.0):
-    """-> a function to call with how much is done, which grows as time ** 1/power; it prints a line every 1.5 s."""
+    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
     start = last = time.time()
     def done(n):
         nonlocal last
         if time.time() - last > 1.5:
             last = time.time()
-            print(f"{what} {n:,} of {total:,} | eta {(last - start) * ((total / n) ** power - 1):.0f} s", flush=True)
+            eta = (last - start) * ((total / n) ** power - 1)
+            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
     return done
 
 def count_block(text):
@@ -305,20 +339,17 @@ def count_block(text):
         counts.update(chunks)
     return len(text), counts
 
-def count_chunks(texts, pattern=SPLIT, workers=1):
+def count_chunks(texts, pattern=SPLIT):
     """list of str -> {chunk: how often}. A text has few different words: all that follows works on those."""
-    counts, n, total = Counter(), 0, sum(map(len, texts))
-    done = progress("characters split:", total)
-    if workers > 1 and pattern == SPLIT and total > 1 << 23:           # starting processes takes as long as splitting 4 MB
-        pieces = (block for text in texts for block in blocks(text, 1 << 21))
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-            for size, part in pool.imap_unordered(count_block, pieces):
-                counts.update(part)
-                done(n := n + size)
+    counts, n, done = Counter(), 0, progress("characters split:", sum(map(len, texts)))
+    if pattern == SPLIT:
+        parts = spread(count_block, texts)
     else:
-        for chunks in itertools.chain.from_iterable(map(Tokenizer([], pattern).chunks, texts)):
-            counts.update(chunks)
-            done(n := n + sum(map(len, chunks)))
+        chunks = itertools.chain.from_iterable(map(Tokenizer([], pattern).chunks, texts))
+        parts = ((sum(map(len, some)), some) for some in chunks)
+    for size, part in parts:
+        counts.update(part)
+        done(n := n + size)
     return counts
 
 def learn(counts, n_merges):
@@ -330,18 +361,19 @@ def learn(counts, n_merges):
         hX  pX  hXs    (h,X) 2, (p,X) 1, (X,s) 1                    (h,X) -> Y = 257
         Y   pX  Ys     (p,X) 1, (Y,s) 1                             (p,X) -> Z = 258
 
-    Only the words that hold the pair change, and in them only the pairs with the new token are new. A count can only
-    fall after that, so an entry of the heap may be too high, never too low: it is put right when it comes to the top.
+    A merge changes the words that hold its pair, and every pair that is new in them has the new token. Only
+    those are counted (all pairs of these words: seven times as long). Later a count can only fall, so an entry
+    of the heap may be too high, never too low; it is put right when it comes to the top.
     """
     words = [chunk.encode("utf-8", "surrogateescape").decode("latin-1") for chunk in counts]
-    freqs, where = list(counts.values()), defaultdict(list)  # pair -> indices of the words that hold it, or held it
+    freqs, where = list(counts.values()), defaultdict(list)  # where: pair -> indices of the words that had it
     for i, word in enumerate(words):
         for pair in map(operator.add, word, word[1:]):
             where[pair].append(i)
     count = {pair: sum(map(freqs.__getitem__, places)) for pair, places in where.items()}
     heap = [(-n, pair) for pair, n in count.items()]
     heapq.heapify(heap)
-    merges, done = [], progress("merges:", n_merges, 0.3)    # the first merges are in most words: time ~ merges ** 0.3
+    merges, done = [], progress("merges:", n_merges, 0.3)    # the first merges touch most words: measured
     while heap and len(merges) < n_merges:
         n, pair = heapq.heappop(heap)
         if -n != count[pair]:
@@ -359,27 +391,29 @@ def learn(counts, n_merges):
         for p, places in born.items():
             where[p], count[p] = places, sum(map(freqs.__getitem__, places))
             heapq.heappush(heap, (-count[p], p))
-            count[p[0].replace(new, right) + p[1].replace(new, left)] -= count[p]       # what stood there before
+            before = p[0].replace(new, right) + p[1].replace(new, left)
+            count[before] -= count[p]
         done(len(merges))
     return merges
 
 @plainly
-def train(config, workers=1):
-    """Config -> Tokenizer, saved at config.tokenizer. workers: processes that split the text (from a script only)."""
+def train(config):
+    """Config -> Tokenizer, saved at config.tokenizer."""
     if not 257 <= config.vocab_size <= 1 << 20:
-        raise UserError(f"--vocab-size {config.vocab_size:,}: 256 bytes and <|endoftext|> are 257, and 1,048,576 is the most")
+        raise UserError(f"--vocab-size {config.vocab_size:,}: 256 bytes and <|endoftext|> make 257, "
+                        "and 1,048,576 is the most")
     if config.tokenizer == "bytes":
         raise UserError("--tokenizer bytes has nothing to learn: give the name of a file")
     start = time.time()
-    counts = count_chunks(split(read(config.input))[0], config.pattern, workers)
+    counts = count_chunks(split(read(config.input))[0], config.pattern)
     print(f"{sum(counts.values()):,} chunks in the training text, {len(counts):,} different ones", flush=True)
-    gc.disable()                                             # it would look through millions of lists: a quarter of the time
+    gc.disable()                                             # it would look at millions of lists: 25% more time
     try:
         tokenizer = Tokenizer(learn(counts, config.vocab_size - 257), config.pattern)
     finally:
         gc.enable()
     if tokenizer.vocab_size < config.vocab_size:
-        print(f"no pair of tokens is left to merge: {tokenizer.vocab_size:,} tokens, not {config.vocab_size:,}")
+        print(f"the text supports no more merges: {tokenizer.vocab_size:,} tokens, not {config.vocab_size:,}")
     tokenizer.save(config.tokenizer)
     print(f"{tokenizer.vocab_size:,} tokens | {time.time() - start:.1f} s | saved {config.tokenizer}")
     return tokenizer
@@ -393,7 +427,7 @@ def visible(piece):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 def tree(tokenizer, i, seen):
-    """id -> lines: the token, below it the two it was merged from, and so on down to the bytes; each merge once."""
+    """id -> lines: the token, below it the two it was merged from, down to the bytes; each merge once."""
     yield f"{visible(tokenizer.pieces[i])} {i}"
     if 256 <= i < tokenizer.eot and i not in seen:
         seen.add(i)
@@ -403,17 +437,19 @@ def tree(tokenizer, i, seen):
                 yield (stem if n else branch) + line
 
 def show(tokenizer, data):
-    """Print the tokens of a text above their ids, then the merges that made the longest one."""
-    ids, (columns, _), top, bottom, used = tokenizer.encode_bytes(data), shutil.get_terminal_size((100, 24)), "", "", 0
+    """Prints the tokens of a text above their ids, then the merges that made the longest one."""
+    ids, columns = tokenizer.encode_bytes(data), shutil.get_terminal_size((100, 24)).columns
+    top, bottom, used = "", "", 0
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     for n, i in enumerate(ids):
-        token = visible(tokenizer.pieces[i])                 # Chinese characters are two cells wide, accents none
-        cells = sum((unicodedata.east_asian_width(c) in "WF") + (unicodedata.category(c)[0] != "M") for c in token)
+        token = visible(tokenizer.pieces[i])                 # Chinese takes two cells, an accent none
+        cells = sum((unicodedata.east_asian_width(c) in "WF") + (unicodedata.category(c)[0] != "M")
+                    for c in token)
         token, cells = token + " " * (len(str(i)) - cells), max(cells, len(str(i)))
-        if used + cells >= columns:
+        if used and used + cells >= columns:
             print(top, bottom, sep="\n")
             top, bottom, used = "", "", 0
-        top += f"\033[30;48;5;{(151, 153, 223, 183, 217, 158)[n % 6]}m{token}\033[0m " if colour else token + "|"
+        top += f"\033[30;48;5;{(151, 153, 223, 183, 217)[n % 5]}m{token}\033[0m " if colour else token + "|"
         bottom += str(i).ljust(cells + 1)
         used += cells + 1
     print(top, bottom, sep="\n")
@@ -427,28 +463,28 @@ def show(tokenizer, data):
 @plainly
 def main():
     config = parse(Config)
-    def typed(text):
-        return sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     asked = given(config) & {"encode", "decode", "show"}
     if not asked:
-        return train(config, workers=1 if hasattr(builtins, "__IPYTHON__") else min(os.cpu_count() or 1, 8))
+        return train(config)
     tokenizer = Tokenizer.load(config.tokenizer)
-    if "encode" in asked:
-        print(*tokenizer.encode_bytes(typed(config.encode)))
-    if "decode" in asked:
-        try:
-            data = tokenizer.decode_bytes(map(int, typed(config.decode).split()))
-        except ValueError:
-            raise UserError('--decode takes ids, numbers with blanks between them: "72 105"') from None
-        if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
-            print(data.decode("utf-8", "replace"))
-        else:                                                # to a file or a pipe: these bytes and no other
-            sys.stdout.buffer.write(data)
-    if "show" in asked:
-        show(tokenizer, typed(config.show))
+    for name in sorted(asked):
+        typed = getattr(config, name)
+        data = sys.stdin.buffer.read() if typed == "-" else os.fsencode(typed)
+        if name == "encode":
+            print(*tokenizer.encode_bytes(data))
+        elif name == "decode":
+            if not all(re.fullmatch(rb"-?\d+", word) for word in data.split()):
+                raise UserError('--decode takes ids, numbers with blanks between them: "72 105"')
+            text = tokenizer.decode_bytes(map(int, data.split()))
+            if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+                print(text.decode("utf-8", "replace"))
+            else:                                            # to a file or a pipe: these bytes and no other
+                sys.stdout.buffer.write(text)
+        else:
+            show(tokenizer, data)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's
-        print('bpe.py: type  tokenizer = train(Config(input="input.txt"))  or  Tokenizer.load("out/tokenizer.json")')
+        print('bpe.py: type  tokenizer = train(Config(input="input.txt"))  and  tokenizer.encode("To be")')
     else:
         main()

@@ -12,11 +12,12 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
-import argparse, builtins, codecs, copy, functools, glob, hashlib, io, itertools, json, math, os, pickle, re
-import shlex, signal, sys, threading, time, zlib
+import argparse, builtins, codecs, copy, functools, glob, hashlib, io, itertools, json, math
+import multiprocessing, os, pickle, re, shlex, signal, sys, threading, time, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
 import regex
 import torch
 from torch import nn
@@ -67,6 +68,9 @@ def parse(Config):
     if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
+    for name, value in typed.items():
+        if type(value) in (int, float) and not abs(value) < 1 << 63:
+            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
     config = Config(**typed)
     config.typed = set(typed)
     return config
@@ -89,7 +93,7 @@ def write(path, data):
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id: between documents, never from text
-SPLIT = "|".join((                                           # GPT-4's split, the first clause that matches wins:
+SPLIT = "|".join((                                           # GPT-4's split; the first clause that fits wins:
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, we'll, they've
     r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with the one space or sign before them
     r"\p{N}{1,3}",                                           # digits, three at most: numbers are built of parts
@@ -97,10 +101,13 @@ SPLIT = "|".join((                                           # GPT-4's split, th
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, but the last one goes with the next word
     r"\s+"))                                                 # a blank before a digit
-ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), ("?+", "?"), ("++", "+"))
-SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # where no chunk of this split crosses, whatever is around
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]     # GPT-2's way to show any byte as one character:
-OTHER = [b for b in range(256) if b not in PRINTABLE]                 # the printable are themselves, the others follow 255
+# and in the language of plain `re`, for text that is all ASCII: the same chunks (tested), twice as fast
+ASCII = ((r"\p{L}+", "[A-Za-z]+"), (r"\p{N}{", "[0-9]{"), (r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"),
+         ("?+", "?"), ("++", "+"))
+SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split ever crosses these places
+# GPT-2's way to show any byte as one visible character: the printable are themselves, the others follow 255
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHER = [b for b in range(256) if b not in PRINTABLE]
 BYTE_CHAR = {**{b: chr(b) for b in PRINTABLE}, **{b: chr(256 + n) for n, b in enumerate(OTHER)}}
 NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
@@ -108,7 +115,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge, last <|endoftext|>.
     Inside, a token is the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
-    merges: list of (left id, right id), in the order learned. pattern: the regex that splits text into chunks.
+    merges: list of (left id, right id), in the order learned; pattern: the regex that splits text into chunks.
     """
     def __init__(self, merges, pattern=SPLIT):
         self.merges, self.pattern = merges, pattern
@@ -128,26 +135,25 @@ class Tokenizer:
         except regex.error as error:
             raise UserError(f"the pattern {pattern!r} is no regex: {error}") from None
         if self.regex.match(""):
-            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character at least")
-        # plain `re` splits ASCII twice as fast, into the same chunks (tested)
-        self.ascii = re.compile(functools.reduce(lambda p, new: p.replace(*new), ASCII, SPLIT), re.ASCII)
+            raise UserError(f"the pattern {pattern!r} matches the empty text: it must take a character")
+        self.ascii = re.compile(functools.reduce(lambda p, swap: p.replace(*swap), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # small: half the time of a megabyte's (cache), and most are ASCII
+            for block in blocks(text, 1 << 13):              # half the time of 1 << 20: cached, more ASCII
                 yield (self.ascii if block.isascii() else self.regex).findall(block)
-            return
-        end = 0
-        for match in self.regex.finditer(text):
-            yield [text[end:match.start()], match.group()]   # what another pattern leaves out is a chunk too
-            end = match.end()
-        yield [text[end:]]
+        else:
+            end = 0
+            for match in self.regex.finditer(text):
+                yield [text[end:match.start()], match.group()]         # what it leaves out is a chunk too
+                end = match.end()
+            yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: of all merges that can be made, the one learned first, as long as there is one."""
+        """str -> str of tokens: of all merges that can be made the one learned first, while there is one."""
         word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")       # one character a byte
-        if len(word) > 1000:                                 # as well, all in turn: "a" * 1_000_000 takes a second, not days
+        if len(word) > 500:                                  # or all in turn: a megabyte in seconds, not days
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
             return word
@@ -158,13 +164,18 @@ class Tokenizer:
             word = word.replace(self.pair[new], new)
         return word
 
+    def _ids(self, text):
+        """str -> the bytes of its array of ids."""
+        tokens = ("".join(map(self.tokens, chunks)) for chunks in self.chunks(text))
+        return b"".join(some.encode(self.codec, "surrogatepass") for some in tokens)
+
     def encode(self, text, allowed_special=()):
         """str -> array of ids. The characters "<|endoftext|>" are ordinary text unless allowed by name."""
         ids = array(self.typecode)
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
-            for chunks in self.chunks(part):
-                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+            for some in spread(self._ids, [part]) if self.pattern == SPLIT else [self._ids(part)]:
+                ids.frombytes(some)
         return ids
 
     def encode_bytes(self, data):
@@ -188,8 +199,8 @@ class Tokenizer:
         shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
         return {
             "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False,
-                              "normalized": False, "special": True}],
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False,
+                              "rstrip": False, "normalized": False, "special": True}],
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False},
@@ -197,7 +208,8 @@ class Tokenizer:
             "post_processor": None,
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False,
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
 
@@ -211,21 +223,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """The tokenizer saved at path; "bytes" is the one without merges. Raises UserError if bpe.py did not write it."""
+        """The tokenizer saved at path, or "bytes": the one without merges. Refuses what bpe.py did not write."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            ids, pattern = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]], pattern)
-            if tokenizer.file() == saved and len(ids) == tokenizer.eot:       # no two tokens of the same bytes
+            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            ids, merges = saved["model"]["vocab"], saved["model"]["merges"]
+            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in merges], pattern)
+            if tokenizer.file() == saved and len(ids) == tokenizer.eot:        # no two tokens of the same bytes
                 return tokenizer
         except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, `--tokenizer bytes` needs none") from None
+            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
+                            "`--tokenizer bytes` needs none") from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
             pass
-        raise UserError(f"{path} is damaged, or not a tokenizer that bpe.py wrote: `python bpe.py` trains one anew")
+        raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains a tokenizer anew")
 
 def blocks(text, size):
     """str -> pieces of about that size, cut where GPT-4's split cuts too."""
@@ -235,6 +249,23 @@ def blocks(text, size):
         end = seam.start() if seam else len(text)
         yield text[start:end]
         start = end
+
+def spread(work, texts):
+    """list of str -> work(block) for every megabyte of them, in order; for large texts on all cores."""
+    pieces = (block for text in texts for block in blocks(text, 1 << 20))
+    if sum(map(len, texts)) < 1 << 23 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
+        yield from map(work, pieces)
+    else:                                                    # a fork has all this, and spread.work; but it
+        spread.work = work                                   # is not safe on macOS or in a notebook (threads)
+        with multiprocessing.get_context("fork").Pool(min(8, len(os.sched_getaffinity(0))), spread_start) as pool:
+            yield from pool.imap(spread_work, pieces)
+
+def spread_start():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are the first process's business,
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")                       # and if it is killed there is nothing to say
+
+def spread_work(block):
+    return spread.work(block)
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -267,61 +298,67 @@ def split(texts):
 
 def fingerprint(texts):
     """list of str -> 16 hex digits that tell one text from another."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for data in (text.encode("utf-8", "surrogateescape") for text in texts):
+        digest.update(b"%d " % len(data) + data)
+    return digest.hexdigest()[:16]
 
 # -----------------------------------------------------------------------------
 # config
 
 def preset(cpu, gpu, help):
-    """A flag whose default (-1) is chosen by the device: about 140 s on two cores, about 10 minutes on a T4."""
-    return field(default=-1, metadata={"help": f"{help} (default: {cpu} on a cpu, {gpu} on a gpu)", "preset": (cpu, gpu)})
+    """A flag whose default, -1, stands for the device's: 140 s on two cores, 10 minutes on a T4."""
+    help = f"{help} (default: {cpu}, on a gpu {gpu})"
+    return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
 
 @dataclass
 class Config:
-    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are for validation")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer, or bytes: 256 ids and <|endoftext|>, no file needed")
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
     out_dir: str = flag("out", "folder for what this script makes, in gpt/ there")
-    seed: int = flag(1337, "same seed, same batches, same dropout; same samples")
+    seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
-    fresh: bool = flag(False, "start anew; what was there moves to gpt-old-N")
+    fresh: bool = flag(False, "start anew; the run that is there moves to gpt-old-N")
     # model
     n_layer: int = preset(4, 6, "blocks")
     n_head: int = preset(2, 6, "attention heads")
-    n_kv_head: int = flag(0, "heads of keys and values, shared by n_head / n_kv_head each; 0: as many as n_head")
+    n_kv_head: int = flag(0, "heads of keys and values; 0: as many as n_head, fewer are shared")
     n_embd: int = preset(128, 384, "width C of the residual stream")
     n_hidden: int = flag(0, "width of the MLP; 0: 3 x n_embd")
     block_size: int = preset(128, 256, "context T, in tokens")
     dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
     # training
-    max_steps: int = preset(1600, 3000, "training steps; more than a finished run had goes on from it")
+    max_steps: int = preset(1600, 2000, "training steps; a larger number prolongs a finished run")
     batch_size: int = preset(12, 64, "rows of T tokens per step")
     grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
     matrix_lr: float = preset(0.02, 0.02, "learning rate of the matrices (Muon)")
-    vector_lr: float = preset(0.003, 0.003, "learning rate of embeddings and norms (AdamW)")
+    vector_lr: float = preset(0.003, 0.003, "learning rate of embeddings and gains (AdamW)")
     weight_decay: float = preset(0.1, 0.1, "pull of the matrices towards zero")
     warmup: int = preset(20, 100, "steps in which the learning rate rises")
-    decay: float = preset(0.5, 0.5, "share of the steps, at the end, in which it falls to zero")
+    decay: float = preset(0.5, 0.5, "share of all steps, the last, in which it falls to zero")
     average: float = preset(0.98, 0.99, "weights are averaged over about 1 / (1 - this) steps")
-    eval_every: int = preset(200, 250, "steps between evaluations; each is also a checkpoint")
+    eval_every: int = preset(200, 200, "steps between evaluations, which are checkpoints, too")
     dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
-    compile: bool = flag(False, "torch.compile the model: a minute at the start, faster on a gpu")
+    compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
     # sampling
     sample: bool = flag(False, "speak, with the saved model, instead of training")
     prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
     num_samples: int = flag(1, "how many samples")
-    max_new_tokens: int = flag(500, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 always the likeliest token")
-    top_k: int = flag(0, "choose among the k likeliest tokens only; 0: among all")
+    max_new_tokens: int = flag(200, "tokens per sample, at the most")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
+    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
 
 def pick_device(name):
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    there = [device for device in there if there[device]]
-    if name != "auto" and name.split(":")[0] not in there:
-        raise UserError(f"there is no {name} here: --device can be {', '.join(there)}")
-    return torch.device(there[0] if name == "auto" else name)
+    if name == "auto":
+        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else gpu
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no --device {name} here: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
@@ -351,15 +388,25 @@ def save(path, saved):
     torch.save(saved, buffer)
     write(path, buffer.getbuffer())
 
-def load(path, config, remedy):
-    """-> the dict saved at path, its tokenizer. UserError: one is missing, damaged, or not the other's."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        name, made_with = saved["config"]["tokenizer"], saved["tokenizer"]
-    except FileNotFoundError:
-        raise UserError(f"no {path}: {remedy}") from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
-        raise UserError(f"{path} is damaged: {remedy}") from None
+def load(paths, kind, config, remedy):
+    """-> the dict saved at the first path that is whole, its tokenizer. UserError: nothing fits together."""
+    for path in paths:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            name, made_with, whole = saved["config"]["tokenizer"], saved["tokenizer"], saved["kind"] == kind
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            raise
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
+            whole = False
+        if whole:
+            break
+    else:
+        what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
+        raise UserError(f"{paths[0]} {what}: {remedy}")
+    if path != paths[0]:
+        print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
     tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
     if tokenizer.fingerprint != made_with:
         raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
@@ -401,7 +448,12 @@ def mix(seed, step):
     return zlib.crc32(f"{seed} {step}".encode())             # neighbouring steps, unrelated numbers
 
 # -----------------------------------------------------------------------------
-# model: (B, T) ids -> (B, T, V) logits, numerically Qwen3: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings
+# model: (B, T) ids -> (B, T, V) logits, numerically Qwen3 (arXiv:2505.09388)
+
+def linear(n_in, n_out):
+    layer = nn.Linear(n_in, n_out, bias=False)
+    nn.init.normal_(layer.weight, std=0.5 * n_in ** -0.5)
+    return layer
 
 class Norm(nn.Module):
     """RMSNorm: divide by the root of the mean square, multiply by a learned gain. arXiv:1910.07467"""
@@ -410,59 +462,60 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
-
-def linear(n_in, n_out):
-    layer = nn.Linear(n_in, n_out, bias=False)
-    nn.init.normal_(layer.weight, std=0.5 * n_in ** -0.5)
-    return layer
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 def rotate(x, cos, sin):
-    """Turns each pair (x1, x2) of (B, nh, T, hs) by an angle that grows with the position. arXiv:2104.09864"""
+    """Turns the pairs (x1, x2) of (B, nh, T, hs) by angles that grow with the position. arXiv:2104.09864"""
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 class Attention(nn.Module):
-    """Each token looks at itself and those before it: query · key says at which, value what is seen there."""
+    """Each token looks at itself and those before: query times key says at which, value what is there."""
     def __init__(self, config):
         super().__init__()
-        C, self.nh, self.nkv, self.hs = config.n_embd, config.n_head, config.n_kv_head, config.n_embd // config.n_head
-        self.q_proj, self.o_proj = linear(C, self.nh * self.hs), linear(self.nh * self.hs, C)
+        C, self.nh, self.nkv = config.n_embd, config.n_head, config.n_kv_head
+        self.hs = C // self.nh
+        self.q_proj, self.o_proj = linear(C, C), linear(C, C)
         self.k_proj, self.v_proj = linear(C, self.nkv * self.hs), linear(C, self.nkv * self.hs)
-        self.q_norm, self.k_norm = Norm(self.hs), Norm(self.hs)        # keeps the logits of attention in bounds
+        self.q_norm, self.k_norm = Norm(self.hs), Norm(self.hs)        # bounds query times key
 
     def forward(self, x, cos, sin, cache, start):
         B, T, C = x.shape
         q, k, v = (proj(x).view(B, T, -1, self.hs) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)      # (B, nh, T, hs), (B, nkv, T, hs)
-        if cache is not None:                                # (2, B, nkv, block_size, hs): keys and values so far
+        if cache is not None:                                # (2, B, nkv, block_size, hs)
             cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
-            k, v = cache[:, :, :, :start + T]
-        if self.nkv < self.nh:                               # each key and value serves nh / nkv queries
+            k, v = cache[:, :, :, :start + T]                # of all tokens so far
+        if self.nkv < self.nh:                               # each key serves nh / nkv queries
             k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
-        if x.device.type == "cpu":                           # in bf16 this step takes 95 ms, with attention in fp32 66
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(x.device.type, enabled=x.device.type != "cpu"):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)          # (B, nh, T, hs)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        attend = functools.partial(F.scaled_dot_product_attention, is_causal=T > 1)
+        if x.device.type == "cpu":                           # 67 ms a step; with attention in bf16, 95
+            with torch.autocast("cpu", enabled=False):
+                y = attend(q.float(), k.float(), v.float())  # (B, nh, T, hs)
+        else:
+            y = attend(q, k, v)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, C))
 
 class MLP(nn.Module):
     """What a token makes of what it has gathered: SwiGLU, one product gates the other. arXiv:2002.05202"""
     def __init__(self, config):
         super().__init__()
-        self.gate_proj, self.up_proj = linear(config.n_embd, config.n_hidden), linear(config.n_embd, config.n_hidden)
-        self.down_proj = linear(config.n_hidden, config.n_embd)
+        C, hidden = config.n_embd, config.n_hidden
+        self.gate_proj, self.up_proj, self.down_proj = linear(C, hidden), linear(C, hidden), linear(hidden, C)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 class Block(nn.Module):
+    """Gather, then think; each adds to the residual stream, and at first, from zeros, adds nothing."""
     def __init__(self, config):
         super().__init__()
         self.attn_norm, self.attn = Norm(config.n_embd), Attention(config)
         self.mlp_norm, self.mlp = Norm(config.n_embd), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
+        nn.init.zeros_(self.attn.o_proj.weight)
+        nn.init.zeros_(self.mlp.down_proj.weight)
 
     def forward(self, x, *attn):
         x = x + self.dropout(self.attn(self.attn_norm(x), *attn))
@@ -472,42 +525,42 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
-        self.embd = nn.Embedding(vocab_size, config.n_embd)  # also the last layer: a token is read and written alike
+        self.embd = nn.Embedding(vocab_size, config.n_embd)  # tied: the last layer is the same matrix
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = Norm(config.n_embd)
-        hs = config.n_embd // config.n_head
-        angle = torch.arange(config.block_size)[:, None] / 10000 ** (torch.arange(0, hs, 2) / hs)     # (T, hs / 2)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
         nn.init.normal_(self.embd.weight, std=0.02)
-        for block in self.blocks:                            # each block begins as the identity
-            nn.init.zeros_(block.attn.o_proj.weight)
-            nn.init.zeros_(block.mlp.down_proj.weight)
+        hs = config.n_embd // config.n_head
+        angles = torch.arange(config.block_size)[:, None] / 10000 ** (torch.arange(0, hs, 2) / hs)
+        self.register_buffer("cos", angles.cos(), persistent=False)    # (block_size, hs / 2)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, idx, targets=None, cache=None, start=0):
-        """(B, T) ids -> (B, T, V) logits; with targets (B, T), -1 for none, the sum of their nats. cache: see reader."""
+        """
+        (B, T) ids -> (B, T, V) logits; with targets (B, T), -1 for none, the sum of their nats; with a
+        cache, of idx as tokens start, start + 1, ..., (B, 1, V) logits of the one that follows the last.
+        """
         cos, sin = self.cos[start:start + idx.shape[1]], self.sin[start:start + idx.shape[1]]
         x = self.dropout(self.embd(idx))                     # (B, T, C)
         for n, block in enumerate(self.blocks):
             x = block(x, cos, sin, None if cache is None else cache[n], start)
-        if cache is not None:
-            x = x[:, -1:]                                    # only the last token's prediction is wanted
-        logits = F.linear(self.norm(x), self.embd.weight)    # (B, T, V)
+        x = self.norm(x if cache is None else x[:, -1:])
+        logits = F.linear(x, self.embd.weight)               # (B, T, V)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1,
+                               reduction="sum")
 
     def reader(self):
         """
-        A function that is fed new ids and answers the (V,) logits of the next: keys and values of what it has
-        read are kept. When block_size of them are there, the last half is read again from position 0.
+        -> a function that is fed the ids it has not seen and answers the next one's (V,) logits. Keys
+        and values of what it has seen are kept; once block_size of them are, it forgets the first half.
         """
         c, seen, device = self.config, [], self.embd.weight.device
         cache = torch.zeros(c.n_layer, 2, 1, c.n_kv_head, c.block_size, c.n_embd // c.n_head, device=device)
         def read_on(ids):
             nonlocal seen
-            if len(seen) + len(ids) > c.block_size:
+            if len(seen) + len(ids) > c.block_size:          # the last half again, from position 0
                 seen, ids = [], (seen + ids)[-max(1, c.block_size // 2):]
             with torch.inference_mode():
                 logits = self(torch.tensor([ids], device=device), cache=cache, start=len(seen))
@@ -522,7 +575,7 @@ def pick(logits, config, generator):
     """(V,) logits -> the next id"""
     if config.temperature == 0:
         return logits.argmax().item()
-    logits = logits / config.temperature
+    logits = (logits.double() - logits.max()) / config.temperature
     if 0 < config.top_k < len(logits):
         logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
     return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
@@ -534,7 +587,7 @@ def generate(reader, tokenizer, config, ids, generator):
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for _ in range(config.max_new_tokens):
-        new = pick(reader(ids).float().cpu(), config, generator)
+        new = pick(reader(ids).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])
@@ -559,14 +612,16 @@ def speak(new_reader, tokenizer, config):
 # -----------------------------------------------------------------------------
 # train
 
+CALMER = "lower --matrix-lr and --vector-lr; what was saved before is kept"
 METRICS = "step loss lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb".split()
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
-SESSION = set("out_dir device fresh compile sample prompt num_samples max_new_tokens temperature top_k".split())
+SESSION = {"out_dir", "device", "fresh", "compile",
+           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k"}
 FIXED = "seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
 
 def settle(config, kept, device):
-    """Every value decided: as typed, as the run that goes on has it (kept: dict), or as the preset says."""
+    """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
     values = asdict(config)
     for f in fields(config):
         if f.name in kept and f.name not in SESSION | given(config):
@@ -579,9 +634,10 @@ def settle(config, kept, device):
     for name in FIXED if kept else ():
         if values[name] != kept[name]:
             raise UserError(f"--{name.replace('_', '-')} was {kept[name]} when this run began: {ANEW}")
-    for name in [*FIXED[1:], "grad_accum", "max_steps", "eval_every"]:
-        if values[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} is 1 or more")
+    least = {name: 1 for name in [*FIXED[1:], "grad_accum", "max_steps", "eval_every"]}
+    for name, low in {**least, "warmup": 0, "matrix_lr": 0, "vector_lr": 0, "weight_decay": 0}.items():
+        if not low <= values[name] <= 1e6 * max(low, 1):
+            raise UserError(f"--{name.replace('_', '-')} is {low} or more, and less than a million")
     if c.n_embd % (2 * c.n_head) or c.n_head % c.n_kv_head:
         raise UserError("--n-embd is a multiple of 2 x --n-head, and --n-head one of --n-kv-head")
     if not (0 <= c.dropout < 1 and 0 <= c.decay <= 1 and 0 <= c.average < 1):
@@ -613,7 +669,7 @@ class Muon(torch.optim.Optimizer):
                                 alpha=-group["lr"] * max(1, n / m) ** 0.5)
 
 def orthogonal(x):
-    """(b, n, m) -> nearly U V^T of each matrix's U S V^T: Newton-Schulz, five steps, in bf16 where it is fast."""
+    """(b, n, m) -> each matrix's U S V^T without its S, nearly: five steps of Newton-Schulz."""
     half = x.device.type == "cpu" or x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)
     y = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(torch.bfloat16 if half else torch.float32)
     for _ in range(5):
@@ -636,22 +692,9 @@ def decay_start(config):
     return config.max_steps - int(config.decay * config.max_steps)
 
 def lr_at(step, config):
-    """0..1: up, level, down. Until the way down nothing depends on max_steps, so a run can be prolonged."""
+    """0..1: up, level, down. Until it goes down nothing depends on max_steps: runs can be prolonged."""
     down = (config.max_steps - step) / max(1, config.max_steps - decay_start(config))
     return min((step + 1) / (config.warmup + 1), 1.0, down)
-
-def resume(folder, config):
-    """-> the checkpoint to go on from (None: there is none), its tokenizer."""
-    paths = [os.path.join(folder, name) for name in ("state.pt", "stable.pt")]
-    for path, other in zip(paths, paths[1:] + [None]):
-        if os.path.exists(path):
-            try:
-                return load(path, config, ANEW)
-            except UserError as error:
-                if "damaged" not in str(error) or not other or not os.path.exists(other):
-                    raise
-                print(f"{path} is damaged: going on from {other}")
-    return None, Tokenizer.load(config.tokenizer)
 
 def evaluate(model, ids, batch_size):
     """(M + 1,) ids -> nats per token over all but the first, in fp32, in windows that do not overlap."""
@@ -662,6 +705,12 @@ def evaluate(model, ids, batch_size):
     with torch.inference_mode():
         nats = [model(*xy).double() for xy in zip(x.split(batch_size), y.split(batch_size))]
     return sum(nats).item() / (len(ids) - 1)
+
+def taste(model, tokenizer, config):
+    """-> a short sample, always of the same seed, on one line"""
+    config, newline = replace(config, max_new_tokens=24), tokenizer.encode("\n").tolist()
+    words = generate(model.reader(), tokenizer, config, newline, torch.Generator().manual_seed(config.seed))
+    return json.dumps("".join(words), ensure_ascii=False)
 
 def open_metrics(path, step):
     """-> the csv, opened to go on at `step`: later rows, and a last one torn by a kill, are dropped."""
@@ -684,37 +733,41 @@ def catch_signals():
         before.update({s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)})
     return caught, before
 
-def compiled(model, autocast, x, y):
+def compiled(model, autocast, *batch):
     """torch.compile fails at the first use, if it fails: that is here."""
     try:
         forward = torch.compile(model)
         with autocast:
-            forward(x, y).backward()
-        model.zero_grad()
+            forward(*(t.to(model.cos.device) for t in batch)).backward()
         return forward
     except Exception as error:
         print(f"--compile does not work here ({type(error).__name__}): training without it")
         return model
+    finally:
+        model.zero_grad()
 
 @plainly
 def train(config):
     """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
     device, folder = pick_device(config.device), os.path.join(config.out_dir, "gpt")
     at = functools.partial(os.path.join, folder)
-    if config.fresh and os.path.exists(folder):
-        old = (f"{folder}-old-{n}" for n in itertools.count(1))
-        os.rename(folder, next(path for path in old if not os.path.exists(path)))
-    saved, tokenizer = resume(folder, config)
+    checkpoints = [at("state.pt"), at("stable.pt")]
+    if config.fresh or not any(map(os.path.exists, checkpoints)):
+        saved, tokenizer = None, Tokenizer.load(config.tokenizer)
+    else:
+        saved, tokenizer = load(checkpoints, "gpt", config, ANEW)
     config = settle(config, saved["config"] if saved else {}, device)
     data, held_out, text = load_data(config, tokenizer, config.block_size)
     if saved and saved["text"] != text:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
-    if saved and (down := decay_start(config)) != (was := decay_start(Config(**saved["config"]))):
+    if saved and config != (before := replace(config, **{
+            name: saved["config"][name] for name in ("max_steps", "decay")})):
+        down, was = decay_start(config), decay_start(before)
         if down < min(was, saved["step"]):
             raise UserError(f"step {saved['step']} is past the one, {down}, where the learning rate "
                             f"would have begun to fall: a larger --max-steps, or {ANEW}")
         if saved["step"] > was:                              # it has fallen: back to where that began
-            saved, _ = load(at("stable.pt"), config, ANEW)
+            saved, _ = load([at("stable.pt")], "gpt", config, ANEW)
 
     # model, running average of its weights, optimisers: Muon for matrices, AdamW for the rest
     torch.manual_seed(config.seed)
@@ -725,70 +778,85 @@ def train(config):
     optimizers = [Muon(matrices, config.weight_decay),
                   torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)]
     dtype = pick_dtype(config.dtype, device)
-    autocast = torch.autocast(device.type, {"fp16": torch.float16}.get(dtype, torch.bfloat16), dtype != "fp32")
+    half = torch.float16 if dtype == "fp16" else torch.bfloat16
+    autocast = torch.autocast(device.type, half, enabled=dtype != "fp32")
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
     numerics = f"torch {torch.__version__}, {device.type}, {dtype}"
     if device.type == "cpu":
         numerics += f", {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    step, best, vals, seconds = 0, math.inf, [], 0.0
+    step, best, vals, seconds = 0, {"val_loss": math.inf}, [], 0.0
     if saved:
         model.load_state_dict(saved["weights"])
         average.load_state_dict(saved["average"])
         scaler.load_state_dict(saved["scaler"])
         for optimizer, state in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
+        optimizers[0].param_groups[0]["weight_decay"] = config.weight_decay
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
-        if step == config.max_steps and os.path.exists(at("result.json")):
-            print(f"finished at step {step}: --max-steps {2 * step} goes on, --sample speaks, --fresh starts anew")
+        if step == config.max_steps and all(map(os.path.exists, (at("model.pt"), at("result.json")))):
+            print(f"finished at step {step}: --sample speaks, --max-steps {2 * step} goes on, {ANEW}")
             return average
-        print(f"going on at step {step} of {config.max_steps}" + ("" if saved["numerics"] == numerics else
-              f"; continues, not bit for bit: {saved['numerics']} -> {numerics}"))
+        print(f"going on at step {step} of {config.max_steps}")
+        if saved["numerics"] != numerics:
+            print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
 
-    identity = dict(config=asdict(config), tokenizer=tokenizer.fingerprint, text=text)
+    identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text)
     def checkpoint(name):
-        save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
-                            weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
-                            optimizers=[optimizer.state_dict() for optimizer in optimizers]))
+        save(at(name), dict(
+            identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
+            weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in optimizers]))
 
+    def save_best():
+        save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
+
+    if config.fresh and os.path.exists(folder):
+        old = (f"{folder}-old-{n}" for n in itertools.count(1))
+        os.rename(folder, next(path for path in old if not os.path.exists(path)))
     if os.path.exists(at("result.json")):
         os.remove(at("result.json"))                         # no longer finished
     checkpoint("state.pt")
-    n_params, step_tokens = sum(p.numel() for p in model.parameters()), config.batch_size * config.block_size
-    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of {step_tokens:,} tokens, "
-          f"{config.max_steps * step_tokens / len(data):.1f} times through the text")
+    if "weights" in best:
+        save_best()                                          # the one that this state knows of
+    n_params = sum(p.numel() for p in model.parameters())
+    step_tokens = config.batch_size * config.block_size
+    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of {step_tokens:,} "
+          f"tokens, {config.max_steps * step_tokens / len(data):.1f} times through the text")
 
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
-    forward = compiled(model, autocast, *(t.to(device) for t in batches[0])) if config.compile else model
-    held_out, shown, bad = held_out.to(device), (0.0, step, seconds), 0
+    forward = compiled(model, autocast, *batches[0]) if config.compile else model
+    held_out, shown, loss, bad = held_out.to(device), (0.0, step, seconds), 0.0, 0
     metrics = open_metrics(at("metrics.csv"), step)
     stop, handlers = catch_signals()
     try:
         while not stop:
             # at the top of a step: save, evaluate, show
             row, last = {"step": step}, step == config.max_steps
-            if step == decay_start(config):
+            if step == decay_start(config) and math.isfinite(loss):
                 checkpoint("stable.pt")
             if step % config.eval_every == 0 or last:
-                checkpoint("state.pt")                       # first: a resumed run evaluates again
-                loss = evaluate(average, held_out, config.batch_size)
-                row |= {"val_loss": loss, "val_bpb": bits_per_byte(loss, held_out, tokenizer)}
-                vals = [*vals, loss][-4:]
-                if loss < best:
-                    best = loss
-                    save(at("model.pt"), dict(identity, **row, weights=average.state_dict(), command=shlex.join(sys.argv)))
-                words = generate(average.reader(), tokenizer, replace(config, max_new_tokens=24),
-                                 tokenizer.encode("\n").tolist(), torch.Generator().manual_seed(config.seed))
-                print(f"step {step:>6} | validation {loss:.4f} nats per token, {row['val_bpb']:.4f} bits per byte | "
-                      f"{json.dumps(''.join(words), ensure_ascii=False)}")
-                if len(vals) == 4 and vals == sorted(vals):
-                    print("warning: validation has risen three times: more text, more --dropout, or fewer --max-steps")
+                val = evaluate(average, held_out, config.batch_size)
+                if not math.isfinite(val + loss):
+                    raise UserError(f"the loss is not finite: {CALMER}")
+                checkpoint("state.pt")                       # knows nothing of val: if resumed, it comes again
+                row |= {"val_loss": val, "val_bpb": bits_per_byte(val, held_out, tokenizer)}
+                vals = [*vals, val][-4:]
+                if val < best["val_loss"]:
+                    weights = {name: tensor.cpu().clone() for name, tensor in average.state_dict().items()}
+                    best = dict(row, weights=weights)
+                    save_best()
+                print(f"step {step:>6} | validation {val:.4f} nats per token, {row['val_bpb']:.4f} bits "
+                      f"per byte | {taste(average, tokenizer, config)}")
+                if len(vals) == 4 and all(earlier < later for earlier, later in zip(vals, vals[1:])):
+                    print("warning: validation has risen three times: more text, more --dropout or fewer "
+                          "--max-steps would help")
             if not last:
                 # learn from the step's batch
                 begin = time.perf_counter()
                 x, y = (t.to(device, non_blocking=True) for t in next(loader))
-                torch.manual_seed(mix(config.seed, step))    # so dropout, too, is a function of (seed, step)
+                torch.manual_seed(mix(config.seed, step))    # dropout: a function of (seed, step), too
                 total = torch.zeros((), device=device)
                 for xs, ys in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
                     with autocast:
@@ -804,41 +872,44 @@ def train(config):
                 if not bad:                                  # an overflow skips both optimisers
                     for optimizer in optimizers:
                         scaler.step(optimizer)
-                    keep = min(config.average, step / (step + 10))     # short memory while all is new
-                    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - keep)
+                    with torch.no_grad():                      # a short memory at first
+                        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
+                                             1 - min(config.average, step / (step + 10)))
                 scaler.update()
                 model.zero_grad()
                 took = time.perf_counter() - begin
                 seconds += took
-                row |= {"loss": loss, "lr": config.matrix_lr * lr, "grad_norm": norm, "scale": scaler.get_scale(),
-                        "ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
+                row |= {"loss": loss, "lr": config.matrix_lr * lr, "grad_norm": norm,
+                        "scale": scaler.get_scale(), "ms": 1000 * took,
+                        "tokens_per_second": step_tokens / took, "seconds": seconds}
             print(*(row.get(name, "") for name in METRICS), sep=",", file=metrics)
             if last:
                 break
             if bad == 10:
-                raise UserError("ten losses in a row were not finite: lower --matrix-lr and --vector-lr "
-                                "(the last good state is kept)")
+                raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
             step += 1
             if time.time() - shown[0] > 2:
                 pace = (seconds - shown[2]) / (step - shown[1])
                 shown = time.time(), step, seconds
                 left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step)))
-                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} | "
-                      f"{1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
+                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} "
+                      f"| {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps in half of it") from None
+        raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps in "
+                        f"half of it") from None
     finally:
+        if stop and math.isfinite(loss):
+            checkpoint("state.pt")
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     if stop:
-        checkpoint("state.pt")
         print(f"stopped at step {step}, saved: the same command goes on")
         return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0])
-    save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best,
-                val_bpb=bits_per_byte(best, held_out, tokenizer), seconds=seconds, text=text,
+    save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best["val_loss"],
+                val_bpb=best["val_bpb"], seconds=seconds, text=text,
                 tokenizer=tokenizer.fingerprint)
     return average
 
@@ -849,13 +920,7 @@ def train(config):
 def sample(config):
     """Speaks with the weights that were best on validation."""
     paths = [os.path.join(config.out_dir, "gpt", name) for name in ("model.pt", "state.pt")]
-    try:
-        saved, tokenizer = load(paths[0], config, "`python gpt.py` trains one")
-    except UserError as error:
-        if not os.path.exists(paths[1]):
-            raise
-        print(f"{error}; speaking from {paths[1]}", file=sys.stderr)
-        saved, tokenizer = load(paths[1], config, "`python gpt.py --fresh` trains anew")
+    saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
     model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
     speak(model.eval().to(pick_device(config.device)).reader, tokenizer, config)

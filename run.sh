@@ -41,7 +41,7 @@ trap 'stop 143' TERM
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt
 
-needs=${NEEDS:-import regex, torch; torch.optim.Muon}
+needs=${NEEDS:-import regex, torch; torch.nn.functional.rms_norm}
 requirements=${REQUIREMENTS:-requirements.txt}
 newest_first="python3.14 python3.13 python3.12 python3.11 python3.10 python3 python"
 

@@ -1,13 +1,14 @@
 """
-bench.py: ours against the peers, side by side in one run, as a table of ratios. A benchmark, not a test.
+bench.py: ours against the peers, side by side in one run: a table of ratios. A benchmark, not a test.
 
     python tests/bench.py                              # every part
     python tests/bench.py bpe --text input.txt         # one part; the text for the small comparisons
 
-Every contestant is a process of its own that is given the same file. They take turns (ours, peer, ours, peer); medians
-count. A peer that is not installed leaves its row empty. Below 1 is faster, or smaller, than the peer.
+Every contestant is a process of its own, given the same file. They take turns (ours, peer, ours, peer); medians
+count. A peer that is not installed leaves its row empty. ratio: our time by the peer's, below 1 is faster.
 """
-import argparse, importlib.metadata, inspect, json, os, platform, random, statistics, subprocess, sys, sysconfig, tempfile, time
+import argparse, importlib.metadata, inspect, json, os, platform, random, re, statistics, subprocess, sys
+import sysconfig, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,10 +18,11 @@ import bpe
 # --- the corpora ---
 
 def corpus(folder, size):
-    """A file of about that many bytes: the .py .md .rst .txt files of the standard library and site-packages, shuffled."""
+    """A file of about that size: .py .md .rst .txt files of the standard library and site-packages, shuffled."""
     path = folder / f"corpus{size}.txt"
     if not path.exists():
-        names = {name for where in ("stdlib", "purelib") for name in Path(sysconfig.get_path(where)).resolve().rglob("*")
+        roots = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib")]
+        names = {name for root in roots for name in root.rglob("*")
                  if name.suffix in (".py", ".md", ".rst", ".txt") and name.is_file()}
         names, left = sorted(names), size
         random.Random(1).shuffle(names)
@@ -34,26 +36,27 @@ def corpus(folder, size):
 # --- taking turns ---
 
 def run(command, memory=False):
-    """A command -> seconds, MB at its peak, its last line of output; None if what it imports is not there.
+    """A command -> seconds, MB; None if what it imports is not there.
 
-    The seconds are the whole process, reading and importing included, or what it says itself: {"seconds": 1.2}.
-    MB: the memory of the process and its children, what they share counted once (Linux only). Asking slows it down.
+    The seconds are those of the whole process, importing and reading included, or what it prints last:
+    {"seconds": 1.2}. MB is the peak of it and its children, what they share counted once (Linux only).
     """
     start, peak = time.perf_counter(), 0
-    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tempfile.gettempdir())
-    while memory and child.poll() is None:
-        peak = max(peak, sum(pss(pid) for pid in family(child.pid)))
-        time.sleep(0.03)
-    out, err = child.communicate()
-    seconds = time.perf_counter() - start
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(list(map(str, command)), stdout=out, stderr=err, cwd=tempfile.gettempdir(),
+                                 env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"})
+        while memory and child.poll() is None:
+            peak = max(peak, sum(map(pss, family(child.pid))))
+            time.sleep(0.03)
+        child.wait()
+        seconds = time.perf_counter() - start
+        out.seek(0), err.seek(0)
+        said, errors = out.read().decode().splitlines()[-1:], err.read().decode()
     if child.returncode:
-        if b"ModuleNotFoundError" in err:
+        if "ModuleNotFoundError" in errors:
             return None
-        sys.exit(f"{command}\n{err.decode()}")
-    last = (out.decode().splitlines() or [""])[-1]
-    said = json.loads(last) if last.startswith("{") else {}
-    return said.get("seconds", seconds), peak / 1e6, said
+        sys.exit(f"{command}\n{errors}")
+    return json.loads(said[0])["seconds"] if said and said[0].startswith("{") else seconds, peak / 1e6
 
 def family(pid):
     try:
@@ -69,6 +72,7 @@ def pss(pid):
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
+PEERS = ["tokenizers", "rustbpe", "tiktoken", "transformers"]
 ROWS = []
 
 def compare(work, ours, peers, rounds, memory=False):
@@ -84,7 +88,7 @@ def compare(work, ours, peers, rounds, memory=False):
             if None in times[peer]:
                 ROWS.append((work, mine, "", peer, "", "", "", ""))
                 continue
-            a, b = (statistics.median(seconds for seconds, *_ in times[name]) for name in (mine, peer))
+            a, b = (statistics.median(seconds for seconds, _ in times[name]) for name in (mine, peer))
             small = [f"{peaks[name][1]:.0f} MB" if memory and peaks[name][1] else "" for name in (mine, peer)]
             ROWS.append((work, mine, f"{a:.2f} s", peer, f"{b:.2f} s", f"{a / b:.2f}", *small))
             print(*ROWS[-1], sep=" | ", flush=True)
@@ -104,17 +108,19 @@ text = open(sys.argv[1], encoding="utf-8", newline="").read()
 """
 PARTLY = f"""
 {inspect.getsource(bpe.blocks)}
-texts = blocks(text[:int(0.9 * len(text))], 1 << 16)         # what ours trains on, in pieces, as the peers like it
+texts = blocks(text[:int(0.9 * len(text))], 1 << 16)         # what ours trains on, as the peers like it
 """
 TRAIN = {
     "tokenizers": """
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 peer = tokenizers.Tokenizer(models.BPE())
-peer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
-                                              pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-peer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=int(sys.argv[2]), special_tokens=[EOT], show_progress=False,
-                                                    initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+peer.pre_tokenizer = pre_tokenizers.Sequence([
+    pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+trainer = trainers.BpeTrainer(vocab_size=int(sys.argv[2]), special_tokens=[EOT], show_progress=False,
+                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+peer.train_from_iterator(texts, trainer)
 peer.save(sys.argv[3])
 """,
     "rustbpe": """
@@ -131,11 +137,20 @@ tokenizer = bpe.Tokenizer.load(sys.argv[2])
 start = time.perf_counter()
 ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
 """,
+    "bpe.py, one core": """
+import bpe, os, torch
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+tokenizer = bpe.Tokenizer.load(sys.argv[2])
+start = time.perf_counter()
+ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
+""",
     "tiktoken": """
 import tiktoken, torch
 import bpe
 tokenizer = bpe.Tokenizer.load(sys.argv[2])
-peer = tiktoken.Encoding("peer", pat_str=SPLIT, special_tokens={}, mergeable_ranks={p: i for i, p in enumerate(tokenizer.pieces[:-1])})
+ranks = {piece: i for i, piece in enumerate(tokenizer.pieces[:-1])}
+peer = tiktoken.Encoding("peer", pat_str=SPLIT, special_tokens={}, mergeable_ranks=ranks)
 start = time.perf_counter()
 ids = torch.tensor(peer.encode_ordinary(text))
 """,
@@ -148,22 +163,29 @@ ids = torch.tensor(peer.encode(text).ids)
 
 def bench_bpe(args, folder):
     saved = folder / "tokenizer.json"
-    for name, path, vocab_size, rounds in ((args.text.name, args.text, 1024, 5), ("20 MB", corpus(folder, 20_000_000), 8192, 3),
-                                           ("100 MB", corpus(folder, 100_000_000), 32768, 3)):
-        ours = [sys.executable, ROOT / "bpe.py", "--input", path, "--vocab-size", vocab_size, "--tokenizer", saved]
-        peers = {peer: [sys.executable, "-c", READ + PARTLY + code, path, vocab_size, folder / "peer"] for peer, code in TRAIN.items()}
+    for name, path, vocab_size, rounds in [(args.text.name, args.text, 1024, 5),
+                                           ("20 MB", corpus(folder, 20_000_000), 8192, 3),
+                                           ("100 MB", corpus(folder, 100_000_000), 32768, 3)]:
+        ours = [sys.executable, ROOT / "bpe.py", "--input", path, "--vocab-size", vocab_size,
+                "--tokenizer", saved]
+        peers = {peer: [sys.executable, "-c", READ + PARTLY + code, path, vocab_size, folder / "peer"]
+                 for peer, code in TRAIN.items()}
         compare(f"train BPE, {name} to {vocab_size:,}", {"bpe.py": ours}, peers, rounds, memory=True)
         if vocab_size == 8192:
-            said = "print(json.dumps({'seconds': time.perf_counter() - start, 'ids': len(ids)}))"
-            entries = {peer: [sys.executable, "-c", READ + code + said, path, saved] for peer, code in ENCODE.items()}
-            compare(f"encode {name}, {vocab_size:,}", {"bpe.py": entries.pop("bpe.py")}, entries, rounds)
+            say = "print(json.dumps({'seconds': time.perf_counter() - start}))"
+            entries = {who: [sys.executable, "-c", READ + code + say, path, saved]
+                       for who, code in ENCODE.items()}
+            ours = {who: entries.pop(who) for who in ("bpe.py", "bpe.py, one core")}
+            compare(f"encode {name}, {vocab_size:,}", ours, entries, rounds)
 
 PARTS = {"bpe": bench_bpe}
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--text", type=Path, default=ROOT / "input.txt", help="text for the small comparisons (default: input.txt)")
+    parser.add_argument("--text", type=Path, default=ROOT / "input.txt",
+                        help="text for the small comparisons (default: input.txt)")
     args = parser.parse_args()
     args.text = args.text.resolve()
     if unknown := set(args.parts) - set(PARTS):
@@ -173,17 +195,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for part in args.parts or PARTS:
             PARTS[part](args, Path(folder))
-    processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "") \
-        if os.path.exists("/proc/cpuinfo") else platform.processor()
-    versions = []
-    for name in ("torch", "regex", "tokenizers", "rustbpe", "tiktoken", "transformers"):
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    print(f"\n{platform.system()}, {os.cpu_count()} x {processor or platform.machine()}; Python {platform.python_version()}, "
-          f"{', '.join(versions)}\n{args.text.name}: {args.text.stat().st_size:,} bytes; 20 MB and 100 MB: the .py .md .rst .txt "
-          "files of the standard library and site-packages\n")
+    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    processor = re.search(r"model name\s*: (.*)", about)
+    processor = processor[1] if processor else platform.machine()
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    versions = [f"{name} {installed[name]}" for name in ("torch", "regex", *PEERS) if name in installed]
+    print(f"\n{platform.system()}, {os.cpu_count()} x {processor}; Python {platform.python_version()}, "
+          f"{', '.join(versions)}\n{args.text.name}: {args.text.stat().st_size:,} bytes; 20 MB and 100 MB: "
+          "the .py .md .rst .txt files of the standard library and site-packages\n")
     table()
 
 if __name__ == "__main__":

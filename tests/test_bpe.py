@@ -17,11 +17,12 @@ PROSE = """It's a tokenizer's job, isn't it? WE'LL see: they've 12345 tokens, I'
 Москва, Αθήνα, 東京は日本の首都です。 오늘은 날씨가 좋다. مرحبا بالعالم, שלום עולם, नमस्ते दुनिया, สวัสดีชาวโลก.
 The cat sat on the mat; the dog sat on the log. The cat sat, the dog sat, the cat and the dog sat.\r\n\r\n""" * 3
 
-NASTY = ["", " ", "\n", "\r\n", "\0", "\0\0a\0", "a\r\nb\rc\n\r\n\n d", "\x1c\x1d\x1e\x1f", " \x1cx\x1d \x1e\n\x1f1", "a\x85b\x85 \x85\n",
-         "x\u2028y\u2029 \u2028z", "'ſ 'S 's it'ſ i'ſt", "'LL 'lL 'Ve 'rE 'K", "e\u0301o\u0308 \u0301\u0301 n\u0303a", "👋🏽👩‍👩‍👧‍👦 🇩🇪🇩 ☺️",
-         "0123456789" * 7, "١٢٣٤٥ ½⅓Ⅷ 五百", " " * 50, " " * 50 + "a", "\t\t \n \t\n  x", "   \n\n   \n", "\u00a0\u00a0a \u3000\u3000b\u3000",
-         "東京都は日本の首都です。", "مَرْحَبًا بِالعَالَمِ ١٢٣", "नमस्ते", "สวัสดี", "한국어", "ﬀ ﬁ ﬂ ﬆ ß ẞ İ ı ǅ", "a" * 300, "ab" * 300,
-         "=" * 120 + "\n", "a=b;//c\n\n\n!!!\r\n", EOT, f"a{EOT}b{EOT}", "<|endoftext|", "\ufeff\ufffd\ufffe", "\U0001F600" * 40]
+NASTY = ["", " ", "\n", "\r\n", "\0", "\0\0a\0", "a\r\nb\rc\n\r\n\n d", "a=b;//c\n\n\n!!!\r\n", "=" * 120 + "\n",
+         "\x1c\x1d\x1e\x1f", " \x1cx\x1d \x1e\n\x1f1", "a\x85b\x85 \x85\n", "x\u2028y\u2029 \u2028z", "\u00a0\u00a0a \u3000\u3000b\u3000",
+         "'ſ 'S 's it'ſ i'ſt", "'LL 'lL 'Ve 'rE 'K", "ﬀ ﬁ ﬂ ﬆ ß ẞ İ ı ǅ", "e\u0301o\u0308 \u0301\u0301 n\u0303a",
+         "👋🏽👩‍👩‍👧‍👦 🇩🇪🇩 ☺️", "\U0001F600" * 40, "0123456789" * 7, "١٢٣٤٥ ½⅓Ⅷ 五百", "東京都は日本の首都です。", "한국어",
+         "مَرْحَبًا بِالعَالَمِ ١٢٣", "नमस्ते", "สวัสดี", " " * 50, " " * 50 + "a", "\t\t \n \t\n  x", "   \n\n   \n", "a" * 300,
+         "ab" * 300, EOT, f"a{EOT}b{EOT}", "<|endoftext|", "\ufeff\ufffd\ufffe"]
 
 # The libraries' tables know the characters of Unicode 15 alike; Python's may be older, and where it is newer 3.2 will do.
 KNOWN = unicodedata if tuple(map(int, unicodedata.unidata_version.split("."))) <= (15, 0, 0) else unicodedata.ucd_3_2_0
@@ -74,7 +75,7 @@ def test_merges_worked_by_hand():
     # hug pug hugs: (u,g) 3 | hX pX hXs: (h,X) 2 | Y pX Ys: (p,X) and (Y,s), once each: the smaller ids first
     h, u, g, p, s = b"hugps"
     assert learn({"hug": 1, "pug": 1, "hugs": 1}, 4) == [(u, g), (h, 256), (p, 256), (257, s)]
-    # aaab: pairs overlap, (a,a) counts twice and is merged from the left: Xab, (X,a) before (a,b)? no: (a,b) has smaller ids
+    # aaab: (a,a) counts twice and is merged from the left | Xab: (a,b) before (X,a), its ids are smaller
     assert learn({"aaab": 1}, 9) == [(97, 97), (97, 98), (256, 257)]
     # a count of 2 in one chunk equals one in each of two
     assert learn({"abxab": 1, "cd": 2}, 2) == [(97, 98), (99, 100)]
@@ -109,8 +110,7 @@ def test_merges_equal_recounting_and_rustbpe(seed):
     vocab_size = rng.choice([257, 258, 270, 400, 5000])      # the largest: more than any of these texts supports
     for pattern in SPLIT, r"[\s\S]+", r"\w+|\W+":
         ours = trained(text, vocab_size, pattern)
-        assert ours.merges == slow_learn(count_chunks([text], pattern), min(vocab_size - 257, 60))[:len(ours.merges)] \
-            or ours.merges[:60] == slow_learn(count_chunks([text], pattern), 60)
+        assert ours.merges[:60] == slow_learn(count_chunks([text], pattern), min(vocab_size - 257, 60))
         assert ours.pieces[:-1] == rust_pieces(text, vocab_size, pattern)
 
 def test_merges_equal_rustbpe_on_prose(prose):
@@ -118,7 +118,7 @@ def test_merges_equal_rustbpe_on_prose(prose):
 
 @pytest.mark.parametrize("alphabet", ["a", "ab", "abc", "ab \n", "aé"])
 def test_every_token_is_the_encoding_of_its_own_bytes(alphabet, tmp_path):
-    """So no two tokens have the same bytes, and merging by pair (ours), or by the bytes merged (tiktoken), is the same."""
+    """So no two have the same bytes, and merging by pair (ours) or by the merged bytes (tiktoken) is the same."""
     rng = random.Random(alphabet)
     for _ in range(15):
         text = "".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 400)))
@@ -130,12 +130,14 @@ def test_every_token_is_the_encoding_of_its_own_bytes(alphabet, tmp_path):
             ids = ours.encode(probe).tolist()
             assert ids == oracles[0].encode_ordinary(probe) == oracles[1].encode(probe).ids
 
-def test_processes_count_like_one():
-    rng = random.Random(0)
-    words = ["".join(rng.choice("abcdé") for _ in range(5)) + rng.choice(["", "\n", " 12 ", "\n\n  "]) for _ in range(999)]
-    text = " ".join(rng.choice(words) for _ in range(1_300_000))
-    assert len(text) > 1 << 23
-    assert count_chunks([text, "the end"], workers=2) == count_chunks([text, "the end"])
+def test_processes_count_and_encode_like_one(prose, monkeypatch):
+    rng = random.Random(0)                                   # long words, so that there are few
+    words = ["".join(rng.choices("abcdé", k=400)) + rng.choice(["", "\n", " 12 ", "\n\n  "]) for _ in range(99)]
+    text = " ".join(rng.choices(words, k=21_000))
+    assert len(text) > 1 << 23                               # else it stays in one process
+    counts, ids = count_chunks([text, "the end"]), prose.encode(text)
+    monkeypatch.setattr(sys, "platform", "one without fork")
+    assert count_chunks([text, "the end"]) == counts and prose.encode(text) == ids
 
 
 # --- ids ---
@@ -240,8 +242,8 @@ def test_another_pattern_is_saved_and_used(pattern, tmp_path):
     hf = as_hugging_face(ours, tmp_path)
     loaded, rng = Tokenizer.load(str(tmp_path / "tokenizer.json")), random.Random(0)
     assert loaded.pattern == pattern and loaded.merges == ours.merges and loaded.fingerprint == ours.fingerprint
-    for text in [PROSE, "aabbc hoot bookkeeper", *(random_text(rng) for _ in range(200) if not pattern.startswith(r"\w+|\s"))]:
-        text = text.translate({0x1c: "x", 0x1d: "x", 0x1e: "x", 0x1f: "x"})
+    texts = [] if r"\w" in pattern or r"\s" in pattern else [random_text(rng) for _ in range(200)]   # \s, \w differ a bit
+    for text in [PROSE, "aabbc hoot bookkeeper", *texts]:
         assert loaded.encode(text) == ours.encode(text) and loaded.decode(loaded.encode(text)) == text
         assert loaded.encode(text).tolist() == hf.encode(text.replace(EOT, "")).ids, repr(text)
 
@@ -289,7 +291,7 @@ def damage(saved):
 @pytest.mark.parametrize("kind", damage(Tokenizer([(97, 98), (256, 99), (104, 105), (99, 100)]).file()))
 def test_a_file_that_is_not_ours_is_refused(kind, tmp_path):
     (tmp_path / "bad.json").write_text(damage(Tokenizer([(97, 98), (256, 99), (104, 105), (99, 100)]).file())[kind])
-    with pytest.raises(UserError, match="damaged, or not a tokenizer that bpe.py wrote"):
+    with pytest.raises(UserError, match="damaged, or not written by bpe.py"):
         Tokenizer.load(str(tmp_path / "bad.json"))
 
 def test_two_tokens_of_the_same_bytes_are_refused(tmp_path):

@@ -29,10 +29,12 @@ if flags.sample:
     sys.exit()
 open("trained.txt", "a").write(name + "\\n")
 os.makedirs(folder, exist_ok=True)
+if os.path.exists(f"{folder}/state.pt") and open(f"{folder}/state.pt").read() == "saved at a signal":
+    sys.exit("error: another process is still saving")
 what = os.environ.get(name)                                  # what this stage is to do: fail, wait, nothing
 def stop(signum, frame):
     open(f"{folder}/state.pt", "w").write("saved at a signal")
-    time.sleep(0.5)
+    time.sleep(1.5)
     open(f"{folder}/state.pt", "a").write(", whole")
     sys.exit(128 + signum)
 signal.signal(signal.SIGTERM, stop)
@@ -214,7 +216,7 @@ def test_failed_stage(project, how, status):
 def test_signal_reaches_the_stage(project, signum, group):
     process = project.start_and_wait(gpt="wait")
     (os.killpg if group else os.kill)(process.pid, signum)   # Ctrl-C goes to all that runs in the terminal
-    assert process.wait(timeout=10) == 128 + signum
+    assert process.wait(timeout=60) == 128 + signum
     assert project.read("out/gpt/state.pt") == "saved at a signal, whole"       # it was waited for
     out, err = process.communicate()
     one_line(err, "stopped", "the same command")
@@ -306,7 +308,7 @@ def test_killed_while_moving(finished, after):
     finished.write("input.txt", TEXT + "the end\n")
     finished.command("mv", f'echo >> moves; [ $(grep -c "" moves) -le {after} ] || kill -9 $PPID; exec {shutil.which("mv")} "$@"')
     process = finished.start()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     finished.command("mv", f'exec {shutil.which("mv")} "$@"')
     finished.run()
@@ -368,6 +370,8 @@ def test_text_of_ones_own(project):
     project.run(str(mine), cwd="/")
     project.run("mine*/*.txt", cwd=mine.parent)
     assert project.trained == [] and "input.txt" not in project.there()
+    project.write("near.txt", TEXT)
+    assert "learning from near.txt\n" in project.run("near.txt")[0]
 
 @pytest.mark.parametrize("args, words", [(["no.txt"], ["no.txt"]), (["--fast"], ["--fast", "--help"]), (["no/*.txt"], ["no text in"]),
                                          (["a.txt", "b.txt"], ["one text"]), (["empty"], ["no text in"])])
