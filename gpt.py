@@ -328,7 +328,7 @@ class Config:
     block_size: int = preset(128, 256, "context T, in tokens")
     dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
     # training
-    max_steps: int = preset(1600, 2000, "training steps; a larger number prolongs a finished run")
+    max_steps: int = preset(1400, 2000, "training steps; a larger number prolongs a finished run")
     batch_size: int = preset(12, 64, "rows of T tokens per step")
     grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
     matrix_lr: float = preset(0.02, 0.02, "learning rate of the matrices (Muon)")
@@ -872,7 +872,7 @@ def train(config):
                 if not bad:                                  # an overflow skips both optimisers
                     for optimizer in optimizers:
                         scaler.step(optimizer)
-                    with torch.no_grad():                      # a short memory at first
+                    with torch.no_grad():                    # a short memory at first
                         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
                                              1 - min(config.average, step / (step + 10)))
                 scaler.update()
@@ -894,14 +894,15 @@ def train(config):
                 left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step)))
                 print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} "
                       f"| {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
+        else:                                                # stopped, between two steps
+            if math.isfinite(loss):
+                checkpoint("state.pt")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
         raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps in "
                         f"half of it") from None
     finally:
-        if stop and math.isfinite(loss):
-            checkpoint("state.pt")
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
