@@ -40,7 +40,9 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -355,22 +357,20 @@ def load(paths, kind, config, remedy):
     for path in paths:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            name, made_with, whole = saved["config"]["tokenizer"], saved["tokenizer"], saved["kind"] == kind
-        except FileNotFoundError:
-            continue
+            if type(saved) is dict and saved.get("kind") == kind:
+                break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
-            whole = False
-        if whole:
-            break
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+            pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
-    tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
-    if tokenizer.fingerprint != made_with:
+    name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
+    tokenizer = Tokenizer.load(name)
+    if tokenizer.fingerprint != saved["tokenizer"]:
         raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
     return saved, tokenizer
 

@@ -40,7 +40,9 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""

@@ -38,7 +38,9 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -372,22 +374,20 @@ def load(paths, kind, config, remedy):
     for path in paths:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            name, made_with, whole = saved["config"]["tokenizer"], saved["tokenizer"], saved["kind"] == kind
-        except FileNotFoundError:
-            continue
+            if type(saved) is dict and saved.get("kind") == kind:
+                break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
-            whole = False
-        if whole:
-            break
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+            pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
-    tokenizer = Tokenizer.load(config.tokenizer if "tokenizer" in given(config) else name)
-    if tokenizer.fingerprint != made_with:
+    name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
+    tokenizer = Tokenizer.load(name)
+    if tokenizer.fingerprint != saved["tokenizer"]:
         raise UserError(f"{path} was made with another tokenizer: bring that one back, or {remedy}")
     return saved, tokenizer
 
@@ -737,6 +737,7 @@ def train(config):
         saved, tokenizer = load(checkpoints, "gpt", config, ANEW)
     config = settle(config, saved["config"] if saved else {}, device)
     data, held_out, text = load_data(config, tokenizer, config.block_size)
+    held_out = held_out.to(device)
     if saved and saved["text"] != text:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
     if saved and config != (before := replace(config, **{
@@ -781,6 +782,8 @@ def train(config):
 
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text)
     def checkpoint(name):
+        if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
+            raise UserError(f"the loss is not finite: {CALMER}")
         save(at(name), dict(
             identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
             weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
@@ -806,20 +809,18 @@ def train(config):
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     forward = compiled(model, autocast, *batches[0]) if config.compile else model
-    held_out, shown, loss, bad = held_out.to(device), (0.0, step, seconds), 0.0, 0
+    shown, bad = (0.0, step, seconds), 0
     metrics = open_metrics(at("metrics.csv"), step)
     stop, handlers = catch_signals()
     try:
         while not stop:
             # at the top of a step: save, evaluate, show
             row, last = {"step": step}, step == config.max_steps
-            if step == decay_start(config) and math.isfinite(loss):
+            if step == decay_start(config):
                 checkpoint("stable.pt")
             if step % config.eval_every == 0 or last:
+                checkpoint("state.pt")                       # first: a resumed run evaluates again
                 val = evaluate(average, held_out, config.batch_size)
-                if not math.isfinite(val + loss):
-                    raise UserError(f"the loss is not finite: {CALMER}")
-                checkpoint("state.pt")                       # knows nothing of val: if resumed, it comes again
                 row |= {"val_loss": val, "val_bpb": bits_per_byte(val, held_out, tokenizer)}
                 vals = [*vals, val][-4:]
                 if val < best["val_loss"]:
@@ -874,8 +875,7 @@ def train(config):
                 print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} "
                       f"| {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
         else:                                                # stopped, between two steps
-            if math.isfinite(loss):
-                checkpoint("state.pt")
+            checkpoint("state.pt")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise

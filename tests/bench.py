@@ -11,6 +11,8 @@ import argparse, importlib.metadata, inspect, json, os, platform, random, re, st
 import sysconfig, tempfile, time
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import bpe
@@ -75,8 +77,9 @@ def pss(pid):
 PEERS = ["tokenizers", "rustbpe", "tiktoken", "transformers"]
 ROWS = []
 
-def compare(work, ours, peers, rounds, memory=False):
-    """Commands by name, ours and the peers' -> rows of the table."""
+def compare(work, ours, peers, rounds, memory=False, tokens=0):
+    """Commands by name, ours and the peers' -> rows of the table; given tokens, how many, as tokens a second."""
+    show = (lambda seconds: f"{tokens / seconds:,.0f} tok/s") if tokens else "{:.2f} s".format
     entries = {**ours, **peers}
     peaks = {name: run(command, memory=True) for name, command in entries.items()} if memory else {}
     times = {name: [] for name in entries}
@@ -90,7 +93,7 @@ def compare(work, ours, peers, rounds, memory=False):
                 continue
             a, b = (statistics.median(seconds for seconds, _ in times[name]) for name in (mine, peer))
             small = [f"{peaks[name][1]:.0f} MB" if memory and peaks[name][1] else "" for name in (mine, peer)]
-            ROWS.append((work, mine, f"{a:.2f} s", peer, f"{b:.2f} s", f"{a / b:.2f}", *small))
+            ROWS.append((work, mine, show(a), peer, show(b), f"{a / b:.2f}", *small))
             print(*ROWS[-1], sep=" | ", flush=True)
 
 def table():
@@ -178,7 +181,133 @@ def bench_bpe(args, folder):
             ours = {who: entries.pop(who) for who in ("bpe.py", "bpe.py, one core")}
             compare(f"encode {name}, {vocab_size:,}", ours, entries, rounds)
 
-PARTS = {"bpe": bench_bpe}
+# --- bigram: counting pairs, ids in memory ---
+
+COUNT = {
+    "bigram_counts.py": "bigram_counts.count_pairs(ids, 1024)",
+    "torch.bincount": "torch.bincount(ids[:-1].long() * 1024 + ids[1:], minlength=1024 * 1024)"}
+COUNTING = """
+import json, statistics, sys, time, torch
+import bigram_counts
+ids, times = torch.load(sys.argv[1]), []
+for _ in range(7):
+    start = time.perf_counter()
+    COUNT
+    times.append(time.perf_counter() - start)
+print(json.dumps({"seconds": statistics.median(times)}))
+"""
+
+def bench_bigram(args, folder):
+    text = corpus(folder, 20_000_000).read_text(encoding="utf-8")
+    ids = torch.tensor(small_tokenizer(args, folder).encode(text)).int().repeat(4)
+    torch.save(ids, folder / "ids.pt")
+    ours, peers = ({who: [sys.executable, "-c", COUNTING.replace("COUNT", code), folder / "ids.pt"]
+                    for who, code in COUNT.items() if (who == "torch.bincount") == peer} for peer in (False, True))
+    compare(f"count {len(ids) / 1e6:.0f}M bigrams, 1,024", ours, peers, rounds=3, memory=True, tokens=len(ids))
+
+def small_tokenizer(args, folder):
+    """The one of 1,024 tokens, trained on --text."""
+    if not (folder / "small.json").exists():
+        run([sys.executable, ROOT / "bpe.py", "--input", args.text, "--vocab-size", 1024,
+             "--tokenizer", folder / "small.json"])
+    return bpe.Tokenizer.load(str(folder / "small.json"))
+
+# --- gpt and sample: the transformer's training and speaking; start: how soon its first character comes ---
+
+SHAPE = dict(n_layer=4, n_head=4, n_kv_head=4, n_embd=128, n_hidden=384, batch_size=24, dropout=0.0)
+MODELS = f"""
+import csv, json, statistics, sys, time, torch
+import gpt
+from types import SimpleNamespace
+SHAPE = {SHAPE}
+def qwen3():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    return Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=1024, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=32, rms_norm_eps=1e-6, tie_word_embeddings=True, eos_token_id=None,
+        bos_token_id=None, pad_token_id=0, rope_parameters=dict(rope_type="default", rope_theta=10000.0)))
+times = []
+"""
+MEDIAN = """
+print(json.dumps({"seconds": statistics.median(times)}))
+"""
+LEARN = {
+    # as it is used, optimisers, clipping and average included; evaluation is not in its ms
+    "gpt.py": """
+config = gpt.Config(*sys.argv[1:4], device="cpu", block_size=64, max_steps=100, eval_every=100, fresh=True, **SHAPE)
+gpt.train(config)
+with open(sys.argv[3] + "/gpt/metrics.csv") as f:
+    times = [float(row["ms"]) / 1000 for row in csv.DictReader(f) if 20 <= int(row["step"]) < 100]
+""",
+    "transformers": """
+model = qwen3().train()
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
+for step in range(100):
+    rows = torch.randint(1024, (24, 64))
+    start = time.perf_counter()
+    model(input_ids=rows, labels=rows).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    times += [time.perf_counter() - start] if step >= 20 else []
+"""}
+SPEAK = """
+torch.manual_seed(1337)
+ours, tokenizer = gpt.GPT(gpt.Config(block_size=320, **SHAPE), 1024).eval(), SimpleNamespace(eot=-1, pieces=[b" "] * 1024)
+for p in ours.parameters():
+    torch.nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.1)
+"""
+SPEAKERS = {
+    "gpt.py": """
+for _ in range(6):
+    start = time.perf_counter()
+    for _ in gpt.generate(ours.reader(), tokenizer, gpt.Config(max_new_tokens=256), [10], torch.Generator()):
+        pass
+    times.append(time.perf_counter() - start)
+""",
+    "transformers": """
+peer = qwen3().eval()
+names = {"embd": "embed_tokens", "blocks": "layers", "attn_norm": "input_layernorm", "attn": "self_attn",
+         "mlp_norm": "post_attention_layernorm"}
+peer.load_state_dict({".".join(["model", *(names.get(part, part) for part in name.split("."))]): weight
+                      for name, weight in ours.state_dict().items()}, strict=False)
+peer.tie_weights()
+with torch.inference_mode():
+    assert torch.allclose(peer(torch.arange(50)[None]).logits, ours(torch.arange(50)[None]), atol=1e-3), "not the same weights"
+    for _ in range(6):
+        start = time.perf_counter()
+        said = peer.generate(torch.tensor([[10]]), max_new_tokens=256, do_sample=True, top_k=0)
+        times.append(time.perf_counter() - start)
+assert said.shape == (1, 257)
+"""}
+FIRST = """
+import json, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+assert child.stdout.read(1)
+print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+child.communicate()
+"""
+
+def bench_gpt(args, folder):
+    small_tokenizer(args, folder)
+    ours, peer = ([sys.executable, "-c", MODELS + code + MEDIAN, args.text, folder / "small.json", folder / "out"]
+                  for code in LEARN.values())
+    compare("train GPT, 24 x 64 tokens a step", {"gpt.py": ours}, {"transformers": peer}, rounds=3, tokens=24 * 64)
+
+def bench_sample(args, folder):
+    ours, peer = ([sys.executable, "-c", MODELS + SPEAK + code + MEDIAN] for code in SPEAKERS.values())
+    compare("sample 256 tokens, one stream", {"gpt.py": ours}, {"transformers": peer}, rounds=3, tokens=256)
+
+def bench_start(args, folder):
+    shape = [f"--{name.replace('_', '-')}={value}" for name, value in SHAPE.items()]
+    small_tokenizer(args, folder)
+    run([sys.executable, ROOT / "gpt.py", "--input", args.text, "--tokenizer", folder / "small.json", "--device", "cpu",
+         "--out-dir", folder / "start", "--max-steps", 1, "--block-size", 64, *shape])
+    ours = [sys.executable, "-c", FIRST, sys.executable, ROOT / "gpt.py", "--sample", "--out-dir", folder / "start"]
+    peer = [sys.executable, "-c", FIRST, sys.executable, "-c", "import torch; print(1, flush=True)"]
+    compare("first character", {"gpt.py --sample": ours}, {"import torch": peer}, rounds=7)
+
+PARTS = {"bpe": bench_bpe, "bigram": bench_bigram, "gpt": bench_gpt, "sample": bench_sample, "start": bench_start}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -130,14 +130,15 @@ def test_every_token_is_the_encoding_of_its_own_bytes(alphabet, tmp_path):
             ids = ours.encode(probe).tolist()
             assert ids == oracles[0].encode_ordinary(probe) == oracles[1].encode(probe).ids
 
-def test_processes_count_and_encode_like_one(prose, monkeypatch):
+def test_processes_count_like_one(prose, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bpe", bpe)             # processes look the work up by its name
     rng = random.Random(0)                                   # long words, so that there are few
     words = ["".join(rng.choices("abcdé", k=400)) + rng.choice(["", "\n", " 12 ", "\n\n  "]) for _ in range(99)]
     text = " ".join(rng.choices(words, k=21_000))
     assert len(text) > 1 << 23                               # else it stays in one process
-    counts, ids = count_chunks([text, "the end"]), prose.encode(text)
+    counts = count_chunks([text, "the end"])
     monkeypatch.setattr(sys, "platform", "one without fork")
-    assert count_chunks([text, "the end"]) == counts and prose.encode(text) == ids
+    assert count_chunks([text, "the end"]) == counts
 
 
 # --- ids ---

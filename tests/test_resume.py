@@ -90,7 +90,7 @@ def write(path, data):
     real_write(path, data)
 """
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_any_number_of_times(whole, server, tmp_path, seed):
     """Real processes, kill -9: at random times, before and after any rename, in the middle of a file."""
     shop, rng, kills, starts = shop_at(server, tmp_path / "shop"), random.Random(seed), [], 0
@@ -104,7 +104,7 @@ def test_killed_at_any_moment_any_number_of_times(whole, server, tmp_path, seed)
             running = shop.start("gpt.py", *FLAGS, patch=HALF.replace("AT", str(at)))
         else:
             running = shop.start("gpt.py", *FLAGS)
-            time.sleep(rng.uniform(0.05, 1.0))
+            time.sleep(rng.uniform(0.03, 0.35))
             running.kill()
         result, starts = running.wait(), starts + 1
         if result.returncode == 0:
@@ -152,7 +152,7 @@ def test_signal_at_every_moment(whole, server, tmp_path):
     """In the middle of a save, an evaluation, a step: SIGTERM from within."""
     shop, patch = shop_at(server, tmp_path / "shop"), "real_NAME = NAME\ndef NAME(*args, **kwargs):\n" \
         "    NAME.n += 1\n    if NAME.n == AT: os.kill(os.getpid(), signal.SIGTERM)\n    return real_NAME(*args, **kwargs)\nNAME.n = 0\n"
-    for name, at in (("save", 2), ("evaluate", 2), ("lr_at", 3), ("save", 4), ("mix", 7), ("evaluate", 1)):
+    for name, at in (("save", 2), ("evaluate", 2), ("lr_at", 3), ("save", 4), ("mix", 7), ("evaluate", 5)):
         result = shop.run("gpt.py", *FLAGS, patch=patch.replace("NAME", name).replace("AT", str(at)))
         assert (result.returncode, result.stderr) == (143, ""), (name, at, result)
     shop.ok("gpt.py", *FLAGS)
@@ -160,7 +160,7 @@ def test_signal_at_every_moment(whole, server, tmp_path):
 
 def test_a_signal_in_the_last_evaluation(whole, server, tmp_path):
     shop = shop_at(server, tmp_path / "shop")
-    patch = "real = evaluate\ndef evaluate(*args):\n    evaluate.n += 1\n" \
+    patch = "real = evaluate\ndef evaluate(*args):\n    evaluate.n += args[2] > 1\n" \
         f"    if evaluate.n == {STEPS // 7 + 2}: os.kill(os.getpid(), signal.SIGTERM)\n    return real(*args)\nevaluate.n = 0\n"
     assert shop.run("gpt.py", *FLAGS, patch=patch).returncode == 143
     shop.ok("gpt.py")
@@ -213,7 +213,7 @@ def test_prolonged_without_a_level_part(server, tmp_path, decay):
 
 def test_model_of_a_prolonged_run_is_its_own(server, tmp_path):
     """The shorter run's best, from its way down, is not on the longer one's way; the result says what model.pt is."""
-    patch = "values = iter({})\ndef evaluate(*args, **kwargs): return next(values)\n"
+    patch = "values = iter({})\ndef evaluate(model, ids, batch_size): return next(values) if batch_size > 1 else 1.0\n"
     shop, flags = shop_at(server, tmp_path / "shop"), [*TINY, "--eval-every", 5]
     shop.ok("gpt.py", *flags, "--max-steps", 24, patch=patch.format([5, 4, 3.9, 3.5, 3.2, 3.0]))
     assert shop.load("out/gpt/stable.pt")["step"] == 12 and shop.load("out/gpt/model.pt")["step"] == 24
@@ -384,7 +384,7 @@ def test_a_file_that_cannot_grow(half, whole, tmp_path):
     assert_same_run(shop, whole)
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("at", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_full_disk(whole, server, tmp_path, call, at):
     shop = shop_at(server, tmp_path / "shop")
     full = f"""
