@@ -39,9 +39,10 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            result = function(*args, **kwargs)
-            sys.stdout.flush()
-            return result
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -346,7 +347,8 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer. UserError: nothing fits together."""
     for path in paths:
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(record=True):       # about files that are not ours
+                saved = torch.load(path, map_location="cpu", weights_only=True)
             if type(saved) is dict and saved.get("kind") == kind:
                 break
         except PermissionError:

@@ -40,9 +40,10 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            result = function(*args, **kwargs)
-            sys.stdout.flush()
-            return result
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""

@@ -38,9 +38,10 @@ def plainly(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            result = function(*args, **kwargs)
-            sys.stdout.flush()
-            return result
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -373,7 +374,8 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer. UserError: nothing fits together."""
     for path in paths:
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(record=True):       # about files that are not ours
+                saved = torch.load(path, map_location="cpu", weights_only=True)
             if type(saved) is dict and saved.get("kind") == kind:
                 break
         except PermissionError:
@@ -681,8 +683,11 @@ def evaluate(model, ids, batch_size):
     pad = -(len(ids) - 1) % T
     x = F.pad(ids[:-1], (0, pad)).view(-1, T).long()
     y = F.pad(ids[1:], (0, pad), value=-1).view(-1, T).long()          # -1: nothing to predict
+    training = model.training
+    model.eval()
     with torch.inference_mode():
         nats = [model(*xy).double() for xy in zip(x.split(batch_size), y.split(batch_size))]
+    model.train(training)
     return sum(nats).item() / (len(ids) - 1)
 
 def taste(model, tokenizer, config):
