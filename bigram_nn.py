@@ -535,12 +535,13 @@ def folder_of(config):
 def evaluate(model, ids, block=1 << 12):
     """(M + 1,) ids -> nats per token over all but the first"""
     with torch.inference_mode():
-        parts = [model(x, y) * len(x) for x, y in zip(ids[:-1].long().split(block), ids[1:].long().split(block))]
+        pairs = zip(ids[:-1].long().split(block), ids[1:].long().split(block))
+        parts = [model(now, after) * len(now) for now, after in pairs]
     return sum(part.item() for part in parts) / (len(ids) - 1)
 
 @plainly
 def train(config):
-    """Config -> Bigram, saved in out_dir/bigram_nn or bigram_nn_{n_embd}. The table is compared to the counts."""
+    """Config -> Bigram, saved in out_dir/bigram_nn or bigram_nn_{n_embd}, and compared to the counts."""
     tokenizer, device = Tokenizer.load(config.tokenizer), pick_device(config.device)
     V, folder = tokenizer.vocab_size, folder_of(config)
     if not config.n_embd and V > 16384:
@@ -556,12 +557,14 @@ def train(config):
     lr, decay = (config.lr / 10, config.weight_decay) if config.n_embd else (config.lr, 0.0)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=decay)
     counted = None if config.n_embd else Counted(*count_pairs(data.to(device), V), V)
-    n_params, step_tokens = sum(p.numel() for p in model.parameters()), config.batch_size * config.block_size
+    n_params = sum(p.numel() for p in model.parameters())
+    step_tokens = config.batch_size * config.block_size
     print(f"{n_params:,} parameters | {device.type} | {config.max_steps:,} steps of {step_tokens:,} tokens, "
           f"{config.max_steps * step_tokens / len(data):.1f} times through the text")
 
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
-    loader = DataLoader(batches, batch_size=None, sampler=range(config.max_steps), generator=torch.Generator())
+    loader = DataLoader(batches, batch_size=None, sampler=range(config.max_steps),
+                        generator=torch.Generator())
     begin = shown = time.time()
     curve = ["step,loss,lr"]
     for step, (x, y) in enumerate(loader):
@@ -579,22 +582,25 @@ def train(config):
             print(f"step {step + 1:>6}/{config.max_steps} | loss {loss.item():.4f} | {1000 * pace:.1f} ms | "
                   f"{step_tokens / pace:,.0f} tok/s | eta {left}")
     seconds, model = time.time() - begin, model.cpu().requires_grad_(False)
-    write(os.path.join(folder, "metrics.csv"), "\n".join([*curve, ""]).encode())
 
     loss, val_loss = evaluate(model, data), evaluate(model, held_out)
+    if not math.isfinite(loss + val_loss):
+        raise UserError("the loss is not finite, and nothing is saved: lower --lr")
     print(f"training: {loss:.4f} nats per token, {bits_per_byte(loss, data, tokenizer):.4f} bits per byte")
     if counted:
-        print(f"counted: {counted.loss(held_out):.4f} nats per token of the validation text, learned: {val_loss:.4f}; "
-              f"{total_variation(model, counted):.1%} of the probability lies elsewhere")
+        print(f"counted: {counted.loss(held_out):.4f} nats per token of the validation text, learned: "
+              f"{val_loss:.4f}; {total_variation(model, counted):.1%} of the probability lies elsewhere")
     identity = dict(tokenizer=tokenizer.fingerprint, text=text)
-    save(os.path.join(folder, "model.pt"), dict(identity, kind="bigram_nn", config=asdict(config), weights=model.state_dict()))
+    write(os.path.join(folder, "metrics.csv"), "\n".join([*curve, ""]).encode())
+    save(os.path.join(folder, "model.pt"), dict(identity, kind="bigram_nn", config=asdict(config),
+                                                weights=model.state_dict()))
     name = f"bigram, n_embd {config.n_embd}" if config.n_embd else "bigram, learned"
     save_result(os.path.join(folder, "result.json"), model=name, parameters=n_params, val_loss=val_loss,
                 val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds, **identity)
     return model
 
 def total_variation(model, counted):
-    """The share of probability that the two bigrams put on different tokens, each row as often as it occurs."""
+    """The share of probability that the two put on different tokens, each row as often as it occurs."""
     every = torch.arange(counted.vocab_size)
     apart = [(model(now).softmax(-1) - counted.log_probs(now.expand_as(every), every).exp()).abs().sum() / 2
              for now in every]

@@ -6,7 +6,7 @@
 #     bash run.sh my.txt      # from a text of your own: a file, a folder, or a glob in quotes
 #     bash run.sh --python    # only set up, and print the Python to use
 #
-# Some 5 minutes on two CPU cores. All that it makes is in out/, and what is there and whole is not
+# Some 3 minutes on two CPU cores. All that it makes is in out/, and what is there and whole is not
 # made again: stop it, kill it, start it again, and it goes on where it was. Done, it only prints.
 
 set -euo pipefail
@@ -66,7 +66,7 @@ set_up() {
         run $python -m venv .venv || fail "$python could not make a .venv: why is said above"
     fi
     python=.venv/bin/python
-    echo "installing $requirements into .venv: 1 GB, or 5 with CUDA, which on Linux comes with torch"
+    echo "installing $requirements into .venv: some GB, as on Linux torch comes with CUDA"
     run $python -m pip install -r "$requirements" || fail "pip could not install $requirements: why is said above"
     can $python "$needs" || fail "$requirements is installed, and yet this fails:  $python -c '$needs'"
     rm -f .venv/unfinished
@@ -210,7 +210,7 @@ stage bigram_nn bigram_nn.py
 echo; echo "=== a bigram model of 64 numbers a token, not a row of its own: seconds ==="
 stage bigram_nn_64 bigram_nn.py --n-embd 64
 
-echo; echo "=== a transformer: 3 minutes on two CPU cores; 10 on a T4, where it is larger and better ==="
+echo; echo "=== a transformer: 2 minutes on two CPU cores ==="
 stage gpt gpt.py
 
 echo; echo "=== the ladder ==="
