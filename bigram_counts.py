@@ -22,8 +22,10 @@ from array import array
 from dataclasses import asdict, dataclass, field, fields
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
-import regex
-import torch
+try:
+    import regex, torch
+except ImportError as missing:
+    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex torch`")
 
 # -----------------------------------------------------------------------------
 # frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)

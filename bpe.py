@@ -24,7 +24,10 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 
-import regex
+try:
+    import regex
+except ImportError as missing:
+    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex`")
 
 # -----------------------------------------------------------------------------
 # frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)

@@ -18,8 +18,10 @@ from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
-import regex
-import torch
+try:
+    import regex, torch
+except ImportError as missing:
+    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex torch`")
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
