@@ -115,6 +115,15 @@ OTHER = [b for b in range(256) if b not in PRINTABLE]                  # GPT-2 h
 BYTE_CHAR = {b: chr(b) for b in PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(OTHER)}
 NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
+def blocks(text, size):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
+    start = 0
+    while start < len(text):
+        seam = SEAM.search(text, start + size)
+        end = seam.start() if seam else len(text)
+        yield text[start:end]
+        start = end
+
 class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the order
@@ -178,22 +187,6 @@ class Tokenizer:
                 ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
         return ids
 
-    def encode_bytes(self, data):
-        """bytes, of any kind -> array of ids; decode_bytes is its exact inverse."""
-        return self.encode(data.decode("utf-8", "surrogateescape"))
-
-    def decode_bytes(self, ids):
-        """ids -> bytes. Raises UserError for an id that is not in the vocabulary."""
-        ids = list(ids)
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise UserError(f"no token has the id {i}: they go from 0 to {self.vocab_size - 1}")
-        return b"".join(map(self.pieces.__getitem__, ids))
-
-    def decode(self, ids):
-        """ids -> str; bytes that are not UTF-8 are shown as U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
     def file(self):
         """The saved form: a Hugging Face tokenizer.json, in which a byte is one visible character."""
         shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
@@ -215,9 +208,6 @@ class Tokenizer:
                       "ignore_merges": False,
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
-
-    def save(self, path):
-        write(path, json.dumps(self.file(), ensure_ascii=False, indent=1).encode())
 
     @property
     def fingerprint(self):
@@ -243,15 +233,6 @@ class Tokenizer:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
             pass
         raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains one anew")
-
-def blocks(text, size):
-    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
-    start = 0
-    while start < len(text):
-        seam = SEAM.search(text, start + size)
-        end = seam.start() if seam else len(text)
-        yield text[start:end]
-        start = end
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)

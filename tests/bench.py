@@ -140,14 +140,6 @@ tokenizer = bpe.Tokenizer.load(sys.argv[2])
 start = time.perf_counter()
 ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
 """,
-    "bpe.py, one core": """
-import bpe, os, torch
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-tokenizer = bpe.Tokenizer.load(sys.argv[2])
-start = time.perf_counter()
-ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
-""",
     "tiktoken": """
 import tiktoken, torch
 import bpe
@@ -178,7 +170,7 @@ def bench_bpe(args, folder):
             say = "print(json.dumps({'seconds': time.perf_counter() - start}))"
             entries = {who: [sys.executable, "-c", READ + code + say, path, saved]
                        for who, code in ENCODE.items()}
-            ours = {who: entries.pop(who) for who in ("bpe.py", "bpe.py, one core")}
+            ours = {who: entries.pop(who) for who in ("bpe.py",)}
             compare(f"encode {name}, {vocab_size:,}", ours, entries, rounds)
 
 # --- bigram: counting pairs, ids in memory ---
