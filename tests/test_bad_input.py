@@ -1,5 +1,5 @@
 """What users get wrong, and what the world does: one line on stderr that says what to do, exit status 1, and nothing lost."""
-import json, os, re, signal, subprocess, sys
+import json, os, signal, subprocess, sys
 
 import pytest
 import torch

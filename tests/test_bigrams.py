@@ -1,6 +1,5 @@
 """Both bigrams against counting by hand, against each other, and through their files."""
 import json, math, random, re, subprocess, sys
-from array import array
 from collections import Counter
 
 import pytest

@@ -3,7 +3,7 @@ import gc, itertools, json, os, random, re, subprocess, sys, unicodedata
 from collections import Counter
 from pathlib import Path
 
-import pytest, regex, rustbpe, tiktoken, tokenizers
+import pytest, rustbpe, tiktoken, tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

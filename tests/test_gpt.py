@@ -1,6 +1,5 @@
 """The transformer against transformers' Qwen3, and each piece of its training and sampling against a slow, plain one."""
-import itertools, json, math, random, re, sys, warnings
-from types import SimpleNamespace
+import itertools, json, math, random, re, warnings
 
 import pytest
 import torch

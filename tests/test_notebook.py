@@ -1,5 +1,5 @@
 """Each script pasted into a cell of a real Jupyter kernel, and run in one with %run."""
-import os, re, shutil
+import re, shutil
 
 import nbformat, pytest
 from nbclient import NotebookClient

@@ -1,5 +1,5 @@
 """A run that is stopped, killed, prolonged or damaged ends where one left alone does, to the bit, or says why not."""
-import json, os, random, shutil, signal, time
+import json, random, signal, time
 
 import pytest
 import torch
