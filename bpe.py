@@ -210,7 +210,7 @@ class Tokenizer:
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
 
-    @property
+    @functools.cached_property
     def fingerprint(self):
         """16 hex digits that tell one tokenizer from another."""
         return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]

@@ -207,7 +207,7 @@ class Tokenizer:
                       "vocab": {piece: i for i, piece in enumerate(shown)},
                       "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
 
-    @property
+    @functools.cached_property
     def fingerprint(self):
         """16 hex digits that tell one tokenizer from another."""
         return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]
@@ -789,7 +789,8 @@ def train(config):
         os.rename(folder, next(path for path in old if not os.path.exists(path)))
     if os.path.exists(at("result.json")):
         os.remove(at("result.json"))                         # no longer finished
-    checkpoint("state.pt")
+    if saved:                                                # else the loop begins with it
+        checkpoint("state.pt")
     if "weights" in best:
         save_best()                                          # the one that this state knows of
     n_params = sum(p.numel() for p in model.parameters())

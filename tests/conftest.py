@@ -202,14 +202,16 @@ class Workshop:
         shutil.copytree(self.path, path, dirs_exist_ok=True)
         return Workshop(self.server, path)
 
+def shop_at(server, path):
+    path.mkdir(parents=True)
+    shop = Workshop(server, path)
+    shop.write("input.txt", sentences(1, 6000))
+    return shop
+
 @pytest.fixture
 def shop(server, tmp_path):
     """An empty folder with input.txt in it."""
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    shop = Workshop(server, folder)
-    shop.write("input.txt", sentences(1, 6000))
-    return shop
+    return shop_at(server, tmp_path / "shop")
 
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory):

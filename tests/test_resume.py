@@ -4,7 +4,7 @@ import json, random, signal, time
 import pytest
 import torch
 
-from conftest import TINY, Workshop, sentences
+from conftest import sentences, shop_at, TINY
 
 STEPS = 45
 FLAGS = [*TINY, "--max-steps", STEPS, "--eval-every", 7, "--dropout", 0.2]
@@ -36,12 +36,6 @@ def assert_same_run(one, other):
     results = [json.loads((shop.path / "out/gpt/result.json").read_text()) for shop in (one, other)]
     assert [{**result, "seconds": 0} for result in results][0] == {**results[1], "seconds": 0}
     assert not [path for shop in (one, other) for path in shop.path.glob("out/gpt/*.tmp")]
-
-def shop_at(server, path):
-    path.mkdir(parents=True)
-    shop = Workshop(server, path)
-    shop.write("input.txt", sentences(1, 6000))
-    return shop
 
 @pytest.fixture(scope="module")
 def whole(server, tmp_path_factory):
