@@ -45,7 +45,7 @@ def plainly(function):
         try:
             try:
                 return function(*args, **kwargs)
-            finally:
+            finally:                                         # --help leaves by an exception, too
                 sys.stdout.flush()
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -111,9 +111,6 @@ SPLIT = "|".join((                                           # GPT-4's; the firs
     r"\s+"))                                                 # a blank before a digit
 ASCII = {r"\p{L}+": "[A-Za-z]+", r"\p{N}{": "[0-9]{", r"\p{L}": "A-Za-z", r"\p{N}": "0-9", "?+": "?", "++": "+"}
 SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split crosses these places
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]      # a byte as a visible character, as
-OTHER = [b for b in range(256) if b not in PRINTABLE]                  # GPT-2 has it: itself, or 256 + n
-BYTE_CHAR = {b: chr(b) for b in PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(OTHER)}
 NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
 def blocks(text, size):
@@ -125,6 +122,10 @@ def blocks(text, size):
         yield text[start:end]
         start = end
 
+def checksum(saved):
+    """What JSON can hold -> 16 hex digits that tell it from any other."""
+    return hashlib.sha256(json.dumps(saved).encode()).hexdigest()[:16]
+
 class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the order
@@ -132,7 +133,7 @@ class Tokenizer:
     the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
     """
     def __init__(self, merges, pattern=SPLIT):
-        self.merges, self.pattern = merges, pattern
+        self.merges, self.pattern, self.fingerprint = merges, pattern, "bytes"
         self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
         for left, right in merges:
             self.pieces.append(self.pieces[left] + self.pieces[right])
@@ -144,13 +145,7 @@ class Tokenizer:
         self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
         self.merged = {tuple(pair): token for token, pair in self.pair.items()}
         self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
-        try:
-            self.regex = regex.compile(pattern)
-            useless = self.regex.match("")
-        except regex.error:
-            useless = True
-        if useless:
-            raise UserError(f"the pattern {pattern!r} is no regex, or one that matches the empty text")
+        self.regex = regex.compile(pattern)
         self.ascii = re.compile(functools.reduce(lambda p, a: p.replace(a, ASCII[a]), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
@@ -188,50 +183,24 @@ class Tokenizer:
                 ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
         return ids
 
-    def file(self):
-        """The saved form: a Hugging Face tokenizer.json, in which a byte is one visible character."""
-        shown = ["".join(map(BYTE_CHAR.get, piece)) for piece in self.pieces[:self.eot]]
-        return {
-            "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False,
-                              "rstrip": False, "normalized": False, "special": True}],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated",
-                 "invert": False},
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                 "use_regex": False}]},
-            "post_processor": None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
-                        "use_regex": True},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": False,
-                      "vocab": {piece: i for i, piece in enumerate(shown)},
-                      "merges": [f"{shown[left]} {shown[right]}" for left, right in self.merges]}}
-
-    @functools.cached_property
-    def fingerprint(self):
-        """16 hex digits that tell one tokenizer from another."""
-        return hashlib.sha256(json.dumps(self.file()).encode()).hexdigest()[:16]
-
     @classmethod
     def load(cls, path):
-        """The tokenizer that bpe.py saved at path; for "bytes", the one without merges."""
+        """The tokenizer that bpe.py saved at path, with its own checksum; for "bytes" one without merges."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            ids, merges = saved["model"]["vocab"], saved["model"]["merges"]
-            tokenizer = cls([tuple(map(ids.get, merge.split(" "))) for merge in merges], pattern)
-            if tokenizer.file() == saved and len(ids) == tokenizer.eot:        # each token once
+            fingerprint, ids = saved["model"].pop("fingerprint"), saved["model"]["vocab"]
+            if fingerprint == checksum(saved):
+                merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
+                tokenizer = cls(merges, saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
+                tokenizer.fingerprint = fingerprint
                 return tokenizer
         except FileNotFoundError:
             raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
                             "`--tokenizer bytes` needs none") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains one anew")
 
@@ -255,7 +224,28 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, path):
-        write(path, json.dumps(self.file(), ensure_ascii=False, indent=1).encode())
+        """Writes a Hugging Face tokenizer.json, in which a byte is one visible character, as GPT-2 has it."""
+        names = [piece.decode("latin-1").translate(VISIBLE) for piece in self.pieces[:self.eot]]
+        saved = {
+            "version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": [{"id": self.eot, "content": EOT, "single_word": False, "lstrip": False,
+                              "rstrip": False, "normalized": False, "special": True}],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated",
+                 "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                 "use_regex": False}]},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                        "use_regex": True},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False,
+                      "vocab": {name: i for i, name in enumerate(names)},
+                      "merges": [f"{names[left]} {names[right]}" for left, right in self.merges]}}
+        saved["model"]["fingerprint"] = self.fingerprint = checksum(saved)       # readers of such files skip it
+        write(path, json.dumps(saved, ensure_ascii=False, indent=1).encode())
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -295,6 +285,9 @@ def fingerprint(texts):
 
 # -----------------------------------------------------------------------------
 # config
+
+OTHERS = itertools.count(256)                                # in the saved file a byte is itself, or if that
+VISIBLE = [b if chr(b).isprintable() and b != 32 else next(OTHERS) for b in range(256)]     # shows nothing, 256 + n
 
 @dataclass
 class Config:
@@ -409,6 +402,12 @@ def train(config):
     if not 257 <= config.vocab_size <= 1 << 20:
         raise UserError(f"--vocab-size {config.vocab_size:,}: 256 bytes and <|endoftext|> make 257, "
                         "and 1,048,576 is the most")
+    try:
+        useless = regex.match(config.pattern, "")
+    except regex.error:
+        useless = True
+    if useless:
+        raise UserError(f"the pattern {config.pattern!r} is no regex, or one that matches the empty text")
     if config.tokenizer == "bytes":
         raise UserError("--tokenizer bytes has nothing to learn: give the name of a file")
     start = time.time()

@@ -289,16 +289,13 @@ def damage(saved):
         "a pattern that is no text": changed(lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=3)),
         "byte fallback": changed(lambda s: s["model"].update(byte_fallback=True))}
 
-@pytest.mark.parametrize("kind", damage(Tokenizer([(97, 98), (256, 99), (104, 105), (99, 100)]).file()))
-def test_a_file_that_is_not_ours_is_refused(kind, tmp_path):
-    (tmp_path / "bad.json").write_text(damage(Tokenizer([(97, 98), (256, 99), (104, 105), (99, 100)]).file())[kind])
-    with pytest.raises(UserError, match="damaged, or not written by bpe.py"):
-        Tokenizer.load(str(tmp_path / "bad.json"))
-
-def test_two_tokens_of_the_same_bytes_are_refused(tmp_path):
-    Tokenizer([(97, 98), (98, 99), (256, 99), (97, 257)]).save(str(tmp_path / "twice.json"))
-    with pytest.raises(UserError):
-        Tokenizer.load(str(tmp_path / "twice.json"))
+def test_a_file_that_is_not_ours_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    Tokenizer([(97, 98), (256, 99), (104, 105), (99, 100)]).save(str(path))
+    for kind, text in damage(json.loads(path.read_text(encoding="utf-8"))).items():
+        path.write_text(text)
+        with pytest.raises(UserError, match="damaged, or not written by bpe.py"):
+            print(kind, Tokenizer.load(str(path)))
 
 def test_train_command(folder):
     tokenizer = Tokenizer.load(str(folder / "out" / "tokenizer.json"))
