@@ -205,14 +205,18 @@ class Tokenizer:
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
 
-def read(source):
-    """A file, a glob or a folder (all files below it but hidden ones), sorted -> list of str."""
+def find(source):
+    """A file, a glob or a folder (all files below it but hidden ones) -> sorted list of paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
         paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
+    return sorted(filter(os.path.isfile, paths))
+
+def read(source):
+    """-> list of str, a text for each file that find(source) gives"""
     texts = []
-    for path in sorted(filter(os.path.isfile, paths)):
+    for path in find(source):
         with open(path, "rb") as f:                          # bytes: no newline translated, none lost
             texts.append(f.read().decode("utf-8", "surrogateescape"))
     if not any(texts):

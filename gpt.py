@@ -12,8 +12,8 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
-import argparse, builtins, codecs, copy, ctypes, functools, glob, hashlib, io, itertools, json, math
-import os, pickle, re, shlex, signal, sys, threading, time, warnings, zlib
+import argparse, builtins, codecs, copy, csv, ctypes, functools, glob, hashlib, io, itertools, json, math, netrc
+import os, pickle, re, shlex, shutil, signal, sys, tempfile, threading, time, urllib.request, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -204,14 +204,18 @@ class Tokenizer:
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
 
-def read(source):
-    """A file, a glob or a folder (all files below it but hidden ones), sorted -> list of str."""
+def find(source):
+    """A file, a glob or a folder (all files below it but hidden ones) -> sorted list of paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
         paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
+    return sorted(filter(os.path.isfile, paths))
+
+def read(source):
+    """-> list of str, a text for each file that find(source) gives"""
     texts = []
-    for path in sorted(filter(os.path.isfile, paths)):
+    for path in find(source):
         with open(path, "rb") as f:                          # bytes: no newline translated, none lost
             texts.append(f.read().decode("utf-8", "surrogateescape"))
     if not any(texts):
@@ -274,6 +278,13 @@ class Config:
     eval_every: int = preset(200, 200, "steps between evaluations, which are checkpoints, too")
     dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
     compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
+    # tracking
+    run: str = flag("", "name of the run at W&B, [entity/project/]name; empty: from the text's name and content")
+    wandb: str = flag("auto", "auto: online where there is a key, else recorded in out_dir; or offline, off")
+    upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
+    max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
+    upload: bool = flag(False, "send what is finished in out_dir to W&B, instead of training")
+    fetch: bool = flag(False, "fetch what W&B has of --run and out_dir lacks, instead of training")
     # sampling
     sample: bool = flag(False, "speak, with the saved model, instead of training")
     prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
@@ -543,15 +554,295 @@ def speak(new_reader, tokenizer, config):
         print()
 
 # -----------------------------------------------------------------------------
+# tracking: Weights & Biases gets what this project writes in out_dir, and never holds it up
+
+STATE = ["metrics.csv", "stable.pt", "result.json", "state.pt"]        # what goes on; the last is the commit
+
+def online(config):
+    """Does W&B answer? None: it is not to be asked, as there is no key, or --wandb is not auto."""
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        known = netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
+    except (OSError, netrc.NetrcParseError):
+        known = None
+    if config.wandb != "auto" or os.environ.get("WANDB_MODE") or not (os.environ.get("WANDB_API_KEY") or known):
+        return None
+    try:
+        urllib.request.urlopen(url, timeout=8).close()
+    except urllib.error.HTTPError:                           # an answer, too
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+def import_wandb(config):
+    """-> the package, told to keep its files in out_dir and its talk to itself. ImportError: there is none."""
+    folder = os.path.join(os.path.abspath(config.out_dir), "wandb")
+    os.makedirs(folder, exist_ok=True)
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
+    import wandb
+    return wandb, folder
+
+def run_path(config, text=""):
+    """-> [entity/]project, run: by default the text's file name and 6 digits of its fingerprint"""
+    stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
+    name = config.run or re.sub(r"[^A-Za-z0-9]+", "-", stem) + "-" + (text or fingerprint(read(config.input)))[:6]
+    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,90}", name, re.ASCII):
+        raise UserError(f"--run {name}: a name has letters, digits, - and _; [entity/]project/ may stand before it")
+    where, _, name = name.rpartition("/")
+    return where or os.environ.get("WANDB_PROJECT", "shebang"), name
+
+def rows_of(path, done):
+    """Yields the rows of metrics.csv as dicts, while it grows, until done (an Event) is set."""
+    names, line = None, ""
+    with open(path, encoding="utf-8") as f:
+        while True:
+            last = done.is_set()
+            line += f.readline()
+            if line.endswith("\n"):
+                cells = next(csv.reader([line]))
+                if names:
+                    yield {name: json.loads(cell) for name, cell in zip(names, cells) if cell}
+                names, line = names or cells, ""
+            elif last:
+                return
+            else:
+                done.wait(0.5)
+
+class Track:
+    """
+    A thread that makes a run at W&B of one stage: its rows are the history, its outputs {name: {file: path}}
+    artifacts, of which one version stays, its inputs those it uses. Without a key all is recorded in
+    out_dir/wandb. What fails is one line, and --upload sends it later. about: what tells this run from others
+    of its stage; notes: what else to know.
+    """
+    def __init__(self, config, stage, about, notes, rows, outputs, inputs):
+        self.config, self.stage, self.about, self.notes = config, stage, about, notes
+        self.rows, self.outputs, self.inputs = rows, outputs, inputs
+        self.where, self.name = run_path(config, about["text"])
+        self.id = f"{self.name}-{stage}-{checksum(about)[:6]}"
+        self.thread = threading.Thread(target=self.follow, daemon=True)
+        if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
+            self.thread.start()
+
+    def end(self, seconds=300):
+        """Waits until all is sent, but not for ever."""
+        if self.thread.is_alive():
+            self.thread.join(seconds)
+            if self.thread.is_alive():
+                print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
+
+    def follow(self):
+        try:
+            self.wandb, folder = import_wandb(self.config)
+            recorded = glob.glob(os.path.join(glob.escape(folder), f"offline-run-*-{self.id}"))
+            run = self.open(recorded)
+            try:
+                self.send(run)
+            finally:
+                run.finish()
+            write(os.path.join(folder, "sent-" + self.stage), b"offline" if run.offline else b"online")
+            if run.offline:
+                print(f"W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync {run.sync_dir}")
+            else:
+                for old in recorded:
+                    shutil.rmtree(old)
+        except ImportError:
+            print("W&B: `pip install wandb` shows the metrics and keeps the files; going on without")
+        except Exception as error:                           # theirs, of any kind
+            print(f"W&B: {error}: all is in {self.config.out_dir}, to be sent later", file=sys.stderr)
+
+    def open(self, recorded):
+        """-> a run, online where that is possible; else one that is recorded, and begins with all rows so far"""
+        entity, _, project = self.where.rpartition("/")
+        options = dict(entity=entity or None, project=project, id=self.id, name=self.stage, group=self.name,
+                       job_type=self.stage, config={**self.about, **self.notes}, dir=self.config.out_dir, reinit="create_new",
+                       settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=30))
+        answer = online(self.config)
+        if answer:
+            try:
+                self.api = self.wandb.Api(timeout=20)
+                alive = [run.id for run in self.api.runs(self.where, {"name": self.id, "state": "running"})]
+                if alive:
+                    print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
+                run = self.wandb.init(mode="online", resume="allow", **options)
+                print(f"W&B: {run.url}")
+                return run
+            except Exception as error:                       # a refused key, for one
+                print(f"W&B: {error}".splitlines()[0], file=sys.stderr)
+                self.wandb.teardown()
+        elif answer is False:
+            print("W&B does not answer", file=sys.stderr)
+        for old in recorded:
+            shutil.rmtree(old)
+        print(f"W&B: recording in {self.config.out_dir}/wandb; `wandb leet` shows it")
+        return self.wandb.init(mode="offline", **options)
+
+    def send(self, run):
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        for name, files in self.inputs.items() if not run.offline else ():
+            path, key = f"{self.where}/{self.name}-{name}:latest", {"data": "text"}.get(name, name)
+            if self.api.artifact_exists(path) and self.api.artifact(path).metadata[key] == self.about[key]:
+                run.use_artifact(path)
+            else:
+                self.put(run, name, files)
+        samples, sent, uploading = [], time.time(), None
+        for row in self.rows:
+            step, said = row["step"], row.pop("sample", None)
+            samples += [[step, said]] if said else []
+            if step >= run.starting_step:                    # what a killed session has sent is there
+                run.log(row, step=step)
+            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
+                if not (uploading and uploading.is_alive()):
+                    sent, uploading = time.time(), threading.Thread(target=self.upload, args=[run], daemon=True)
+                    uploading.start()
+        if samples and step >= run.starting_step:
+            run.log({"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}, step=step)
+        if online(self.config) is False:
+            raise UserError("it does not answer any more")
+        if uploading:
+            uploading.join()
+        if not self.upload(run):
+            raise UserError("the files did not arrive")
+
+    def upload(self, run):
+        try:
+            for name, files in self.outputs.items():
+                self.put(run, name, files)
+            return True
+        except Exception as error:                           # the next one, perhaps
+            print(f"W&B: no upload: {error}", file=sys.stderr)
+
+    def put(self, run, name, files):
+        kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
+        artifact = self.wandb.Artifact(f"{self.name}-{name}", kind, metadata={**self.about, **self.notes, "id": self.id})
+        for inside, path in files.items():
+            if os.path.exists(path):
+                artifact.add_file(path, inside, skip_cache=True)
+        logged = run.log_artifact(artifact, aliases=["latest", "best"])
+        if not run.offline:
+            logged.wait(600)
+            for old in self.api.artifacts(kind, f"{self.where}/{self.name}-{name}"):
+                if "latest" not in old.aliases:
+                    old.delete(delete_aliases=True)
+
+def about(saved):
+    """A checkpoint -> what decides its numbers: another machine goes on with the run of the same"""
+    decides = {name: value for name, value in saved["config"].items()
+               if type(value) in (int, float) and name not in SESSION | {"max_steps", "decay"}}
+    return {**decides, **{name: saved[name] for name in ("branch", "text", "tokenizer")}}
+
+def outputs(folder):
+    return {"gpt-state": {name: os.path.join(folder, name) for name in STATE},
+            "gpt": {"model.pt": os.path.join(folder, "model.pt")}}
+
+def inputs(config):
+    tokenizer = {} if config.tokenizer == "bytes" else {"tokenizer": {"tokenizer.json": config.tokenizer}}
+    return {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}, **tokenizer}
+
+def upload(config):
+    """Sends what is finished in out_dir and W&B lacks. Trains nothing."""
+    tokenizer, done, at = Tokenizer.load(config.tokenizer), threading.Event(), functools.partial(os.path.join, config.out_dir)
+    done.set()
+    answer = online(config)
+    def send(stage, newest, *what):
+        sent = at("wandb", "sent-" + stage)
+        if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(newest):
+            with open(sent) as f:
+                if not answer or f.read() == "online":
+                    return
+        Track(config, stage, *what).end(3600)
+    if config.tokenizer != "bytes":
+        known = dict(text=fingerprint(read(config.input)), tokenizer=tokenizer.fingerprint)
+        send("tokenizer", config.tokenizer, known, {"pattern": tokenizer.pattern},
+             [{"step": 0, "vocab_size": tokenizer.vocab_size}], inputs(config), {})
+    for folder in ("bigram_counts", "bigram_nn", "bigram_nn_64"):
+        if os.path.exists(at(folder, "result.json")):
+            with open(at(folder, "result.json"), encoding="utf-8") as f:
+                result = json.load(f)
+            rows = [*rows_of(at(folder, "metrics.csv"), done)] if os.path.exists(at(folder, "metrics.csv")) else []
+            rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
+            files = {name: at(folder, name) for name in ("model.pt", "metrics.csv", "result.json")}
+            stage = folder.replace("_", "-")
+            send(stage, at(folder, "result.json"), result, {}, rows, {stage: files}, inputs(config))
+    if os.path.exists(at("gpt", "state.pt")):
+        saved, _ = load([at("gpt", "state.pt")], "gpt", config, ANEW)
+        send("gpt", at("gpt", "state.pt"), about(saved), {"step": saved["step"]},
+             rows_of(at("gpt", "metrics.csv"), done), outputs(at("gpt")), inputs(config))
+
+def fetch(api, path, folder):
+    """An artifact -> its files in folder, whole, and as they were sent. False: there is no such artifact."""
+    if not api.artifact_exists(path):
+        return False
+    os.makedirs(folder, exist_ok=True)
+    for _ in range(2):
+        root = tempfile.mkdtemp(dir=folder, prefix=".fetching-")
+        try:
+            api.artifact(path).download(root, skip_cache=True)
+            api.artifact(path).verify(root)
+            for name in sorted(os.listdir(root), key="state.pt".__eq__):
+                os.replace(os.path.join(root, name), os.path.join(folder, name))
+            return True
+        except ValueError:                                   # not what the digest says
+            continue
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    raise UserError(f"W&B: {path} arrives damaged, twice: delete that version there, or choose another --run")
+
+def bring(config):
+    """
+    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is further on,
+    with --fetch the other models, too. Changes config.input to where the text is.
+    """
+    at = functools.partial(os.path.join, config.out_dir)
+    try:
+        here = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
+    except Exception:                                        # none, or damaged
+        here = None
+    answer = online(config)
+    try:
+        if not answer:
+            if answer is False:
+                raise UserError("it does not answer")
+            return
+        wandb, folder = import_wandb(config)
+        api = wandb.Api(timeout=20)
+        path = "/".join(run_path(config)) + "-"
+        if not find(config.input) and fetch(api, path + "data:latest", at("data")):
+            config.input = at("data")
+            config.typed = given(config) | {"input"}
+        wanted = {} if config.tokenizer == "bytes" else {"tokenizer": config.tokenizer}
+        for name in ("bigram-counts", "bigram-nn", "bigram-nn-64", "gpt") if config.fetch else ():
+            wanted[name] = at(name.replace("-", "_"), "model.pt")
+        for name, file in wanted.items():
+            if not os.path.exists(file) and fetch(api, f"{path}{name}:latest", os.path.dirname(file)):
+                write(os.path.join(folder, "sent-" + name), b"online")
+        if api.artifact_exists(path + "gpt-state:latest"):
+            there = api.artifact(path + "gpt-state:latest").metadata
+            if here and checksum(about(here))[:6] != there["id"][-6:]:
+                raise UserError(f"{config.run} is on W&B with other settings: another --run starts one of its own")
+            if there["step"] > (here["step"] if here else -1):
+                fetch(api, path + "gpt-state:latest", at("gpt"))
+                write(os.path.join(folder, "sent-gpt"), b"online")
+                print(f"W&B: {path[:-1]} was left at step {there['step']}")
+    except ImportError:
+        pass
+    except Exception as error:                               # theirs, of any kind
+        if config.run and not here or isinstance(error, UserError) and answer:
+            raise UserError(f"W&B: {error}; --wandb off trains without") from None
+        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
+
+# -----------------------------------------------------------------------------
 # train
 
 CALMER = "lower --matrix-lr and --vector-lr; what was saved before is kept"
-METRICS = "step loss lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb".split()
+METRICS = "step loss matrix_lr vector_lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb sample".split()
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
-SESSION = {"out_dir", "device", "fresh", "compile",
+SESSION = {"out_dir", "device", "fresh", "compile", "wandb", "upload_minutes", "max_minutes", "upload", "fetch",
            "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k"}
-FIXED = "seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
+FIXED = "run seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
 
 def settle(config, kept, device):
     """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
@@ -565,9 +856,9 @@ def settle(config, kept, device):
     values["n_hidden"] = values["n_hidden"] or 3 * values["n_embd"]
     c = Config(**values)
     for name in FIXED if kept else ():
-        if values[name] != kept[name]:
+        if kept[name] not in (values[name], ""):
             raise UserError(f"--{name.replace('_', '-')} was {kept[name]} when this run began: {ANEW}")
-    least = {name: 1 for name in [*FIXED[1:], "grad_accum", "max_steps", "eval_every"]}
+    least = {name: 1 for name in [*FIXED[2:], "grad_accum", "max_steps", "eval_every"]}
     for name, low in {**least, "warmup": 0, "matrix_lr": 0, "vector_lr": 0, "weight_decay": 0}.items():
         if not low <= values[name] <= 1e6 * max(low, 1):
             raise UserError(f"--{name.replace('_', '-')} is {low} or more, and less than a million")
@@ -685,9 +976,11 @@ def compiled(model, autocast, *batch):
 @plainly
 def train(config):
     """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
-    device, folder = pick_device(config.device), os.path.join(config.out_dir, "gpt")
+    started, device, folder = time.time(), pick_device(config.device), os.path.join(config.out_dir, "gpt")
     at = functools.partial(os.path.join, folder)
     checkpoints = [at("state.pt"), at("stable.pt")]
+    if not config.fresh:
+        bring(config)
     if config.fresh or not any(map(os.path.exists, checkpoints)):
         saved, tokenizer = None, Tokenizer.load(config.tokenizer)
     else:
@@ -705,6 +998,7 @@ def train(config):
                             f"would have begun to fall: a larger --max-steps, or {ANEW}")
         if saved["step"] > was:                              # it has fallen: back to where that began
             saved, _ = load([at("stable.pt")], "gpt", config, ANEW)
+            saved["branch"] += 1
 
     if device.type == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-1, 1 << 30)                            # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: memory
@@ -741,7 +1035,9 @@ def train(config):
         if saved["numerics"] != numerics:
             print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
 
-    identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text)
+    identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
+                    branch=saved["branch"] if saved else 0)
+    notes = {"max_steps": config.max_steps, "decay": config.decay}
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
@@ -749,6 +1045,7 @@ def train(config):
             identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
             weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in optimizers]))
+        notes["step"] = step
 
     def save_best():
         save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
@@ -772,10 +1069,12 @@ def train(config):
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     forward = compiled(model, autocast, *batches[0]) if config.compile else model
     shown, bad, begun = (0.0, step, seconds), 0, time.time() - seconds
-    metrics = open_metrics(at("metrics.csv"), step)
+    metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
+    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written), outputs(folder),
+                  inputs(config))
     stop, handlers = catch_signals()
     try:
-        while not stop:
+        while not stop and not 0 < 60 * config.max_minutes < time.time() - started:
             # at the top of a step: save, evaluate, show
             row, last = {"step": step}, step == config.max_steps
             if step == decay_start(config):
@@ -789,8 +1088,9 @@ def train(config):
                     weights = {name: tensor.cpu().clone() for name, tensor in average.state_dict().items()}
                     best = dict(row, weights=weights)
                     save_best()
+                row["sample"] = taste(average, tokenizer, config)
                 print(f"step {step:>6} | validation {val:.4f} nats per token, {row['val_bpb']:.4f} bits "
-                      f"per byte | {taste(average, tokenizer, config)}")
+                      f"per byte | {row['sample']}")
                 if len(vals) == 4 and all(earlier < later for earlier, later in zip(vals, vals[1:])):
                     print("warning: validation has risen three times: more text, more --dropout or fewer "
                           "--max-steps would help")
@@ -821,10 +1121,11 @@ def train(config):
                 model.zero_grad()
                 took = time.perf_counter() - begin
                 seconds += took
-                row |= {"loss": loss, "lr": config.matrix_lr * lr, "grad_norm": norm,
+                row |= {"loss": loss, "matrix_lr": config.matrix_lr * lr, "vector_lr": config.vector_lr * lr,
+                        "grad_norm": norm,
                         "scale": scaler.get_scale(), "ms": 1000 * took,
                         "tokens_per_second": step_tokens / took, "seconds": seconds}
-            print(*(row.get(name, "") for name in METRICS), sep=",", file=metrics)
+            csv.writer(metrics, lineterminator="\n").writerow(row.get(name, "") for name in METRICS)
             if last:
                 break
             if bad == 10:
@@ -847,14 +1148,18 @@ def train(config):
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    if stop:
+    if step < config.max_steps:
         print(f"stopped at step {step}, saved: the same command goes on")
-        return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0])
+        written.set()
+        track.end()
+        return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0] if stop else 0)
     print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
           f"{time.time() - begun - seconds:.0f} s beside it")
     save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best["val_loss"],
                 val_bpb=best["val_bpb"], seconds=seconds, text=text,
                 tokenizer=tokenizer.fingerprint)
+    written.set()
+    track.end()
     return average
 
 # -----------------------------------------------------------------------------
@@ -863,7 +1168,21 @@ def train(config):
 @plainly
 def sample(config):
     """Speaks with the weights that were best on validation."""
-    paths = [os.path.join(config.out_dir, "gpt", name) for name in ("model.pt", "state.pt")]
+    folder = os.path.join(config.out_dir, "gpt")
+    if config.run:                                           # fetched once, then kept
+        folder = os.path.join(config.out_dir, "fetched", *config.run.split("/"))
+        here = os.path.join(folder, "tokenizer.json")
+        if config.fresh or not os.path.exists(os.path.join(folder, "model.pt")):
+            if not online(config):
+                raise UserError("no key for W&B (WANDB_API_KEY), or it does not answer")
+            wandb, _ = import_wandb(config)
+            api, path = wandb.Api(timeout=20), "/".join(run_path(config))
+            fetch(api, path + "-tokenizer:latest", folder)
+            if not fetch(api, path + "-gpt:best", folder):
+                raise UserError(f"W&B has no model of {path}")
+        config.tokenizer = here if os.path.exists(here) else "bytes"
+        config.typed = given(config) | {"tokenizer"}
+    paths = [os.path.join(folder, name) for name in ("model.pt", "state.pt")]
     saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
     model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
@@ -875,7 +1194,8 @@ def sample(config):
 @plainly
 def main():
     config = parse(Config)
-    sample(config) if config.sample else train(config)
+    work = sample if config.sample else upload if config.upload else bring if config.fetch else train
+    work(config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: argv is the kernel's

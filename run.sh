@@ -5,6 +5,7 @@
 #     bash run.sh             # learn from input.txt; where there is none, from tiny Shakespeare
 #     bash run.sh my.txt      # from a text of your own: a file, a folder, or a glob in quotes
 #     bash run.sh --python    # only set up, and print the Python to use
+#     RUN=my-gpt bash run.sh  # with a W&B key: go on, on any machine, with the run of that name
 #
 # Some 3 minutes on two CPU cores. All that it makes is in out/, and what is there and whole is not
 # made again: stop it, kill it, start it again, and it goes on where it was. Done, it only prints.
@@ -37,6 +38,14 @@ stop() {
 }
 trap 'stop 130' INT
 trap 'stop 143' TERM
+
+# A run has a name at Weights & Biases: RUN, or one made of the text. out/ holds one, and remembers it.
+has_run=; chosen=
+if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
+[ -z "${RUN-}" ] || [ -z "$has_run" ] || [ "${RUN##*/}" = "${has_run##*/}" ] ||
+    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-$has_run"
+[ "$chosen" != chosen ] || RUN=$has_run
+has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qs api.wandb.ai ~/.netrc; }; }
 
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt
@@ -92,6 +101,13 @@ try:
 except Exception as error:
     sys.exit(60 if "SSL" in str(error) else 7)' $url; fi
 }
+
+if [ -n "${RUN-}" ] && [ ! -e out/gpt/state.pt ] && has_key; then
+    echo; echo "=== what W&B has of $RUN ==="
+    here=$text; [ $# = 1 ] || here=out/data
+    run "$python" gpt.py --fetch --run "$RUN" --input "$here" || fail "nothing is lost: the same command tries again"
+fi
+if [ $# = 0 ] && [ -d out/data ]; then text=out/data; fi
 
 echo; echo "=== text: a few seconds ==="
 if [ "$text" = input.txt ] && [ ! -e input.txt ]; then
@@ -179,6 +195,8 @@ for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
     fi
 done
 echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
+if [ -n "${RUN-}" ]; then echo "$RUN chosen" > out/run
+else stem=$(basename "${text%/}"); echo "$(echo "${stem%.*}" | LC_ALL=C tr -cs '[:alnum:]\n' -)-$(echo "$now" | cut -c1-6)" > out/run; fi
 echo "out/tokenizer.json is there"
 
 # --------------------------------------------------------------------------------------------------
@@ -188,7 +206,11 @@ stage() {
     model=$1; said=out/$1/samples.txt; shift
     if ! row "$model" > /dev/null; then
         rm -f "$said"
-        status=0; run "$python" "$@" --input "$text" || status=$?
+        session=; [ $model != gpt ] || session="${RUN:+--run $RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
+        status=0; run "$python" "$@" --input "$text" $session || status=$?
+        if [ $status = 0 ] && [ -n "${MAX_MINUTES-}" ] && ! row "$model" > /dev/null; then
+            echo; echo "$MAX_MINUTES minutes are over: the same command goes on from here"; exit
+        fi
         if [ $status != 0 ] || ! row "$model" > /dev/null; then
             [ $status != 0 ] || status=1
             fail "stage $model ended unfinished (exit status $status): the same command goes on from here" $status
@@ -201,6 +223,15 @@ stage() {
     echo "--- out/$model says:"; cat "$said"
 }
 
+tracked() {                                    # what W&B, or its record in out/wandb, does not have yet
+    for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
+        sent=out/wandb/sent-$(echo $model | tr _ -)
+        if [ -e out/$model/result.json ] && { [ ! -e "$sent" ] || [ "$sent" -ot out/$model/result.json ] ||
+            { has_key && ! grep -q online "$sent"; }; }
+        then run "$python" gpt.py --upload --input "$text" ${RUN:+--run $RUN} || true; return; fi
+    done
+}
+
 echo; echo "=== a bigram model, counted: seconds ==="
 stage bigram_counts bigram_counts.py
 
@@ -210,8 +241,10 @@ stage bigram_nn bigram_nn.py
 echo; echo "=== a bigram model of 64 numbers a token, not a row of its own: seconds ==="
 stage bigram_nn_64 bigram_nn.py --n-embd 64
 
+[ "${WANDB_MODE-}" = disabled ] || tracked
 echo; echo "=== a transformer: 2 minutes on two CPU cores ==="
 stage gpt gpt.py
+[ "${WANDB_MODE-}" = disabled ] || tracked
 
 echo; echo "=== the ladder ==="
 printf '%-24s%12s%19s%22s%17s\n' model parameters "val bits per byte" "perplexity per token" "training time"
