@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch", "regex"]
+# dependencies = ["torch", "regex", "wandb"]
 # ///
 """
 gpt.py: a transformer, from a text and a tokenizer to one that speaks.
@@ -280,7 +280,7 @@ class Config:
     compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
     # tracking
     run: str = flag("", "name of the run at W&B, [entity/project/]name; empty: from the text's name and content")
-    wandb: str = flag("auto", "auto: online where there is a key, else recorded in out_dir; or offline, off")
+    wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
     upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
     max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
     upload: bool = flag(False, "send what is finished in out_dir to W&B, instead of training")
@@ -749,7 +749,7 @@ def upload(config):
     def send(stage, newest, *what):
         sent = at("wandb", "sent-" + stage)
         if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(newest):
-            with open(sent) as f:
+            with open(sent, encoding="utf-8") as f:
                 if not answer or f.read() == "online":
                     return
         Track(config, stage, *what).end(3600)
@@ -1148,7 +1148,7 @@ def train(config):
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    if step < config.max_steps:
+    if stop or step < config.max_steps:
         print(f"stopped at step {step}, saved: the same command goes on")
         written.set()
         track.end()

@@ -196,7 +196,7 @@ for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
 done
 echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
 if [ -n "${RUN-}" ]; then echo "$RUN chosen" > out/run
-else stem=$(basename "${text%/}"); echo "$(echo "${stem%.*}" | LC_ALL=C tr -cs '[:alnum:]\n' -)-$(echo "$now" | cut -c1-6)" > out/run; fi
+else stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}; shopt -s extglob; echo "${stem//+([^A-Za-z0-9])/-}-${now:0:6}" > out/run; fi
 echo "out/tokenizer.json is there"
 
 # --------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["OMP_NUM_THREADS"] = "1"                          # before torch: the same sums in the same order everywhere
+os.environ.setdefault("TEST_WANDB", os.environ.get("WANDB_API_KEY", ""))    # for test_wandb.py: no other test tracks
+os.environ.update(WANDB_MODE="disabled")
 import pytest
 import torch
 

@@ -129,7 +129,7 @@ def test_help(name, shop):
     shown = re.findall(r"^  --([a-z-]+)", text, re.MULTILINE)
     assert shown == [f.name.replace("_", "-") for f in fields(config)]
     for f in fields(config):
-        line = next(line for line in text.splitlines() if line.lstrip().startswith(f"--{f.name.replace('_', '-')}"))
+        line = re.search(rf"^  --{f.name.replace('_', '-')}[ ,\n].*(\n {{10,}}.*)*", text, re.MULTILINE).group()
         assert f.metadata["help"] in " ".join(text.split()), f.name
         if f.default not in (False, "", -1) and len(str(f.default)) < 30:
             assert f"(default: {f.default})" in line

@@ -1,5 +1,5 @@
 """The transformer against transformers' Qwen3, and each piece of its training and sampling against a slow, plain one."""
-import itertools, json, math, random, re, warnings
+import csv, itertools, json, math, random, re, warnings
 
 import pytest
 import torch
@@ -366,7 +366,7 @@ def start_and_end(shop, out, steps, scale):
     patch = FP16.replace("SCALE", str(scale)) + "first = []\nreal_save = save\n" \
         "def save(path, saved):\n    if path.endswith('state.pt') and saved['step'] == 0: real_save('first.pt', saved)\n    real_save(path, saved)\n"
     shop.ok("gpt.py", *TINY, "--max-steps", steps, "--warmup", 0, "--out-dir", out, patch=patch)
-    lines = [line.split(",") for line in (shop.path / out / "gpt/metrics.csv").read_text().splitlines()]
+    lines = [*csv.reader((shop.path / out / "gpt/metrics.csv").read_text().splitlines())]
     return shop.load("first.pt"), shop.load(f"{out}/gpt/state.pt"), [dict(zip(lines[0], line)) for line in lines[1:]]
 
 def test_an_overflow_skips_both_optimisers(shop):
@@ -401,8 +401,8 @@ def test_fp16_learns_what_fp32_does(shop):
 # training
 
 def metrics(shop, out="out"):
-    lines = [line.split(",") for line in (shop.path / out / "gpt/metrics.csv").read_text().splitlines()]
-    assert lines[0] == "step loss lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb".split()
+    lines = [*csv.reader((shop.path / out / "gpt/metrics.csv").read_text().splitlines())]
+    assert lines[0] == "step loss matrix_lr vector_lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb sample".split()
     assert all(len(line) == len(lines[0]) for line in lines)
     return [dict(zip(lines[0], line)) for line in lines[1:]]
 
@@ -426,7 +426,7 @@ def test_a_run_and_its_files(shop):
     assert [int(row["step"]) for row in rows] == list(range(26))
     assert [int(row["step"]) for row in rows if row["val_loss"]] == [0, 10, 20, 25]
     assert all(row["loss"] for row in rows[:-1]) and not rows[-1]["loss"]
-    rates = [float(row["lr"]) for row in rows[:-1]]
+    rates = [float(row["matrix_lr"]) for row in rows[:-1]]
     assert rates == pytest.approx([0.03 * min((n + 1) / 5, 1, (25 - n) / 10) for n in range(25)])
     seconds = [float(row["seconds"]) for row in rows[:-1]]
     assert seconds == pytest.approx(list(itertools.accumulate(float(row["ms"]) / 1000 for row in rows[:-1])))

@@ -1,5 +1,5 @@
 """A run that is stopped, killed, prolonged or damaged ends where one left alone does, to the bit, or says why not."""
-import json, random, signal, time
+import csv, json, random, signal, time
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from conftest import sentences, shop_at, TINY
 
 STEPS = 45
 FLAGS = [*TINY, "--max-steps", STEPS, "--eval-every", 7, "--dropout", 0.2]
-SAME = "step loss lr grad_norm scale val_loss val_bpb".split()            # what a kill must not change in metrics.csv
+SAME = "step loss matrix_lr vector_lr grad_norm scale val_loss val_bpb sample".split()      # what a kill must not change in metrics.csv
 
 def metrics(shop, out="out"):
-    lines = [line.split(",") for line in (shop.path / out / "gpt/metrics.csv").read_text().splitlines()]
+    lines = [*csv.reader((shop.path / out / "gpt/metrics.csv").read_text().splitlines())]
     assert all(len(line) == len(lines[0]) for line in lines)
     return [{name: value for name, value in zip(lines[0], line) if name in SAME} for line in lines[1:]]
 

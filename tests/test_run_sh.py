@@ -63,7 +63,7 @@ class Project:
         self.command("python3", f'exec "{sys.executable}" "$@"')
         for name in "bash cat dirname grep mkdir mv ps rm sed sleep touch".split():
             (self.bin / name).symlink_to(shutil.which(name))
-        self.env = {"PATH": str(self.bin), "HOME": str(folder), "NEEDS": "import regex"}
+        self.env = {"PATH": str(self.bin), "HOME": str(folder), "NEEDS": "import regex", "WANDB_MODE": "disabled"}
 
     def write(self, name, text):
         (self.folder / name).write_text(text)
