@@ -565,7 +565,7 @@ def online(config):
         known = netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
     except (OSError, netrc.NetrcParseError):
         known = None
-    if config.wandb != "auto" or os.environ.get("WANDB_MODE") or not (os.environ.get("WANDB_API_KEY") or known):
+    if config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online" or not (os.environ.get("WANDB_API_KEY") or known):
         return None
     try:
         urllib.request.urlopen(url, timeout=8).close()
@@ -574,6 +574,9 @@ def online(config):
     except (OSError, ValueError):
         return False
     return True
+
+def brief(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 def import_wandb(config):
     """-> the package, told to keep its files in out_dir and its talk to itself. ImportError: there is none."""
@@ -650,7 +653,7 @@ class Track:
         except ImportError:
             print("W&B: `pip install wandb` shows the metrics and keeps the files; going on without")
         except Exception as error:                           # theirs, of any kind
-            print(f"W&B: {error}: all is in {self.config.out_dir}, to be sent later", file=sys.stderr)
+            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later", file=sys.stderr)
 
     def open(self, recorded):
         """-> a run, online where that is possible; else one that is recorded, and begins with all rows so far"""
@@ -662,14 +665,12 @@ class Track:
         if answer:
             try:
                 self.api = self.wandb.Api(timeout=20)
-                alive = [run.id for run in self.api.runs(self.where, {"name": self.id, "state": "running"})]
-                if alive:
-                    print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
+                self.warn()
                 run = self.wandb.init(mode="online", resume="allow", **options)
                 print(f"W&B: {run.url}")
                 return run
             except Exception as error:                       # a refused key, for one
-                print(f"W&B: {error}".splitlines()[0], file=sys.stderr)
+                print(f"W&B: {brief(error)}", file=sys.stderr)
                 self.wandb.teardown()
         elif answer is False:
             print("W&B does not answer", file=sys.stderr)
@@ -677,6 +678,14 @@ class Track:
             shutil.rmtree(old)
         print(f"W&B: recording in {self.config.out_dir}/wandb; `wandb leet` shows it")
         return self.wandb.init(mode="offline", **options)
+
+    def warn(self):
+        try:
+            alive = self.api.run(f"{self.where}/{self.id}").state == "running"
+        except (ValueError, self.wandb.CommError):           # a new one
+            alive = False
+        if alive:
+            print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
 
     def send(self, run):
         run.define_metric("step")
@@ -712,7 +721,7 @@ class Track:
                 self.put(run, name, files)
             return True
         except Exception as error:                           # the next one, perhaps
-            print(f"W&B: no upload: {error}", file=sys.stderr)
+            print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
 
     def put(self, run, name, files):
         kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
@@ -753,6 +762,8 @@ def upload(config):
                 if not answer or f.read() == "online":
                     return
         Track(config, stage, *what).end(3600)
+    if config.wandb == "off" or os.environ.get("WANDB_MODE") == "disabled":
+        return
     if config.tokenizer != "bytes":
         known = dict(text=fingerprint(read(config.input)), tokenizer=tokenizer.fingerprint)
         send("tokenizer", config.tokenizer, known, {"pattern": tokenizer.pattern},
@@ -801,14 +812,14 @@ def bring(config):
     except Exception:                                        # none, or damaged
         here = None
     answer = online(config)
+    if answer is None:
+        return
+    path = "/".join(run_path(config)) + "-"
     try:
         if not answer:
-            if answer is False:
-                raise UserError("it does not answer")
-            return
+            raise UserError("it does not answer")
         wandb, folder = import_wandb(config)
         api = wandb.Api(timeout=20)
-        path = "/".join(run_path(config)) + "-"
         if not find(config.input) and fetch(api, path + "data:latest", at("data")):
             config.input = at("data")
             config.typed = given(config) | {"input"}
@@ -830,8 +841,8 @@ def bring(config):
         pass
     except Exception as error:                               # theirs, of any kind
         if config.run and not here or isinstance(error, UserError) and answer:
-            raise UserError(f"W&B: {error}; --wandb off trains without") from None
-        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
+            raise UserError(f"W&B: {brief(error)}; --wandb off trains without") from None
+        print(f"W&B: {brief(error)}; going on with what is here", file=sys.stderr)
 
 # -----------------------------------------------------------------------------
 # train
@@ -1030,6 +1041,7 @@ def train(config):
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
         if step == config.max_steps and all(map(os.path.exists, (at("model.pt"), at("result.json")))):
             print(f"finished at step {step}: --sample speaks, --max-steps {2 * step} goes on, {ANEW}")
+            upload(config)                                   # what a kill has left unsent
             return average
         print(f"going on at step {step} of {config.max_steps}")
         if saved["numerics"] != numerics:
