@@ -583,6 +583,8 @@ def import_wandb(config):
     folder = os.path.join(os.path.abspath(config.out_dir), "wandb")
     os.makedirs(folder, exist_ok=True)
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
+    if "wandb" not in sys.modules:
+        os.environ.pop("WANDB_SERVICE", None)                # a notebook's, whose `!python gpt.py` this is
     import wandb
     return wandb, folder
 
@@ -659,8 +661,8 @@ class Track:
         """-> a run, online where that is possible; else one that is recorded, and begins with all rows so far"""
         entity, _, project = self.where.rpartition("/")
         options = dict(entity=entity or None, project=project, id=self.id, name=self.stage, group=self.name,
-                       job_type=self.stage, config={**self.about, **self.notes}, dir=self.config.out_dir, reinit="create_new",
-                       settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=30))
+                       job_type=self.stage, config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir), reinit="create_new",
+                       settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=20))
         answer = online(self.config)
         if answer:
             try:
@@ -671,7 +673,8 @@ class Track:
                 return run
             except Exception as error:                       # a refused key, for one
                 print(f"W&B: {brief(error)}", file=sys.stderr)
-                self.wandb.teardown()
+                self.api = None
+                self.wandb.teardown()                        # else "run ID ... is in use"
         elif answer is False:
             print("W&B does not answer", file=sys.stderr)
         for old in recorded:
@@ -829,6 +832,7 @@ def bring(config):
         for name, file in wanted.items():
             if not os.path.exists(file) and fetch(api, f"{path}{name}:latest", os.path.dirname(file)):
                 write(os.path.join(folder, "sent-" + name), b"online")
+                config.typed = given(config) | ({name} & {"tokenizer"})
         if api.artifact_exists(path + "gpt-state:latest"):
             there = api.artifact(path + "gpt-state:latest").metadata
             if here and checksum(about(here))[:6] != there["id"][-6:]:
@@ -859,6 +863,8 @@ def settle(config, kept, device):
     """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
     values = asdict(config)
     for f in fields(config):
+        if f.name == "input" and not find(kept.get("input", "")):
+            continue                                         # the text has another place on this machine
         if f.name in kept and f.name not in SESSION | given(config):
             values[f.name] = kept[f.name]
         elif values[f.name] == -1 and "preset" in f.metadata:

@@ -14,7 +14,7 @@ from test_resume import equal
 
 KEY, URL = os.environ["TEST_WANDB"], os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 pytestmark = pytest.mark.skipif(not KEY, reason="no W&B server: set WANDB_API_KEY, and WANDB_BASE_URL where it is not W&B's own")
-ONLINE = {"WANDB_MODE": "online", "WANDB_PROJECT": "shebang-tests", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": URL}
+ONLINE = {"WANDB_MODE": "online", "WANDB_SERVICE": "", "WANDB_PROJECT": "shebang-tests", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": URL}
 NO_KEY = {**ONLINE, "WANDB_API_KEY": "", "NETRC": "/dev/null", "HOME": "/nonexistent"}
 STEPS = 300
 FLAGS = [*TINY, "--max-steps", STEPS, "--eval-every", 50]
@@ -206,9 +206,9 @@ def test_one_group_with_its_lineage(story, api):
     assert tables[-1]["samples"]["_type"] == "table-file" and tables[-1]["samples"]["nrows"] == 16
 
 def test_storage_is_bounded(story, api):
-    assert [version.aliases for version in versions(api, story.name, "gpt-state")] == [["best", "latest"]]
+    state, = versions(api, story.name, "gpt-state")
     model, = versions(api, story.name, "gpt")
-    assert sorted(model.aliases) == ["best", "latest"] and [file.name for file in model.files()] == ["model.pt"]
+    assert sorted(state.aliases) == sorted(model.aliases) == ["best", "latest"] and [file.name for file in model.files()] == ["model.pt"]
 
 def test_sampling_in_an_empty_folder(story, api, server, tmp_path):
     here = shop_at(server, tmp_path / "here")
@@ -298,8 +298,8 @@ def test_cut_for_good(api, server, tmp_path):
     run.until("W&B: http")
     link.cut()
     begin, result = time.time(), run.wait(120)
-    assert result.returncode == 0 and time.time() - begin < 60
-    assert "W&B: it does not answer any more" in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 0 and time.time() - begin < 90
+    assert result.stderr.startswith("W&B: ") and result.stderr.count("\n") == 1, result.stderr
     assert len(rows(shop)) == STEPS + 1 and (shop.path / "out/gpt/result.json").exists()
     before = shop.load("out/gpt/state.pt")
     said = shop.run("gpt.py", "--tokenizer", "bytes", "--upload", "--run", name, env=ONLINE)
