@@ -554,18 +554,19 @@ def speak(new_reader, tokenizer, config):
         print()
 
 # -----------------------------------------------------------------------------
-# tracking: Weights & Biases gets what this project writes in out_dir, and never holds it up
+# tracking: Weights & Biases gets what is written in out_dir, and never holds it up
 
-STATE = ["metrics.csv", "stable.pt", "result.json", "state.pt"]        # what goes on; the last is the commit
+STATE = ["metrics.csv", "stable.pt", "result.json", "state.pt"]        # what a run goes on from
+FOLDERS = {name: name.replace("-", "_") for name in ("bigram-counts", "bigram-nn", "bigram-nn-64", "gpt")}
 
 def online(config):
     """Does W&B answer? None: it is not to be asked, as there is no key, or --wandb is not auto."""
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     try:
-        known = netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
+        key = os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
     except (OSError, netrc.NetrcParseError):
-        known = None
-    if config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online" or not (os.environ.get("WANDB_API_KEY") or known):
+        key = None
+    if not key or config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online":
         return None
     try:
         urllib.request.urlopen(url, timeout=8).close()
@@ -575,11 +576,8 @@ def online(config):
         return False
     return True
 
-def brief(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
-
 def import_wandb(config):
-    """-> the package, told to keep its files in out_dir and its talk to itself. ImportError: there is none."""
+    """-> the package, told to keep its files in out_dir and its talk to itself, and that folder"""
     folder = os.path.join(os.path.abspath(config.out_dir), "wandb")
     os.makedirs(folder, exist_ok=True)
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
@@ -597,12 +595,15 @@ def run_path(config, text=""):
     where, _, name = name.rpartition("/")
     return where or os.environ.get("WANDB_PROJECT", "shebang"), name
 
-def rows_of(path, done):
-    """Yields the rows of metrics.csv as dicts, while it grows, until done (an Event) is set."""
+def brief(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+def rows_of(path, written):
+    """Yields the rows of metrics.csv as dicts, also while it grows, until written (an Event) is set."""
     names, line = None, ""
     with open(path, encoding="utf-8") as f:
         while True:
-            last = done.is_set()
+            last = written.is_set()
             line += f.readline()
             if line.endswith("\n"):
                 cells = next(csv.reader([line]))
@@ -612,12 +613,12 @@ def rows_of(path, done):
             elif last:
                 return
             else:
-                done.wait(0.5)
+                written.wait(0.5)
 
 class Track:
     """
     A thread that makes a run at W&B of one stage: its rows are the history, its outputs {name: {file: path}}
-    artifacts, of which one version stays, its inputs those it uses. Without a key all is recorded in
+    artifacts, of which the last version stays, its inputs those it uses. Without a key all is recorded in
     out_dir/wandb. What fails is one line, and --upload sends it later. about: what tells this run from others
     of its stage; notes: what else to know.
     """
@@ -641,14 +642,14 @@ class Track:
         try:
             self.wandb, folder = import_wandb(self.config)
             recorded = glob.glob(os.path.join(glob.escape(folder), f"offline-run-*-{self.id}"))
-            run = self.open(recorded)
+            self.run = self.open(recorded)
             try:
-                self.send(run)
+                self.send()
             finally:
-                run.finish()
-            write(os.path.join(folder, "sent-" + self.stage), b"offline" if run.offline else b"online")
-            if run.offline:
-                print(f"W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync {run.sync_dir}")
+                self.run.finish()
+            write(os.path.join(folder, "sent-" + self.stage), b"offline" if self.run.offline else b"online")
+            if self.run.offline:
+                print(f"W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync {self.run.sync_dir}")
             else:
                 for old in recorded:
                     shutil.rmtree(old)
@@ -660,37 +661,35 @@ class Track:
     def open(self, recorded):
         """-> a run, online where that is possible; else one that is recorded, and begins with all rows so far"""
         entity, _, project = self.where.rpartition("/")
-        options = dict(entity=entity or None, project=project, id=self.id, name=self.stage, group=self.name,
-                       job_type=self.stage, config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir), reinit="create_new",
-                       settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=20))
+        begin = functools.partial(
+            self.wandb.init, entity=entity or None, project=project, id=self.id, name=self.stage, group=self.name,
+            job_type=self.stage, config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
+            reinit="create_new", settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=20))
         answer = online(self.config)
+        if answer is False:
+            print("W&B does not answer", file=sys.stderr)
         if answer:
             try:
                 self.api = self.wandb.Api(timeout=20)
-                self.warn()
-                run = self.wandb.init(mode="online", resume="allow", **options)
+                try:
+                    if self.api.run(f"{self.where}/{self.id}").state == "running":
+                        print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
+                except (ValueError, self.wandb.CommError):
+                    pass                                     # a new one
+                run = begin(mode="online", resume="allow")
                 print(f"W&B: {run.url}")
                 return run
             except Exception as error:                       # a refused key, for one
                 print(f"W&B: {brief(error)}", file=sys.stderr)
                 self.api = None
                 self.wandb.teardown()                        # else "run ID ... is in use"
-        elif answer is False:
-            print("W&B does not answer", file=sys.stderr)
         for old in recorded:
             shutil.rmtree(old)
         print(f"W&B: recording in {self.config.out_dir}/wandb; `wandb leet` shows it")
-        return self.wandb.init(mode="offline", **options)
+        return begin(mode="offline")
 
-    def warn(self):
-        try:
-            alive = self.api.run(f"{self.where}/{self.id}").state == "running"
-        except (ValueError, self.wandb.CommError):           # a new one
-            alive = False
-        if alive:
-            print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
-
-    def send(self, run):
+    def send(self):
+        run, samples, sent, uploading = self.run, [], time.time(), None
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         for name, files in self.inputs.items() if not run.offline else ():
@@ -698,92 +697,90 @@ class Track:
             if self.api.artifact_exists(path) and self.api.artifact(path).metadata[key] == self.about[key]:
                 run.use_artifact(path)
             else:
-                self.put(run, name, files)
-        samples, sent, uploading = [], time.time(), None
+                self.put(name, files)
         for row in self.rows:
             step, said = row["step"], row.pop("sample", None)
             samples += [[step, said]] if said else []
             if step >= run.starting_step:                    # what a killed session has sent is there
                 run.log(row, step=step)
-            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
-                if not (uploading and uploading.is_alive()):
-                    sent, uploading = time.time(), threading.Thread(target=self.upload, args=[run], daemon=True)
-                    uploading.start()
+            due = not run.offline and time.time() - sent > 60 * self.config.upload_minutes
+            if due and not (uploading and uploading.is_alive()):
+                sent, uploading = time.time(), threading.Thread(target=self.upload, daemon=True)
+                uploading.start()                            # it can take minutes
         if samples and step >= run.starting_step:
             run.log({"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}, step=step)
         if online(self.config) is False:
             raise UserError("it does not answer any more")
         if uploading:
             uploading.join()
-        if not self.upload(run):
-            raise UserError("the files did not arrive")
+        if not self.upload():
+            raise UserError("not all files arrived")
 
-    def upload(self, run):
+    def upload(self):
         try:
             for name, files in self.outputs.items():
-                self.put(run, name, files)
+                self.put(name, files)
             return True
         except Exception as error:                           # the next one, perhaps
             print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
 
-    def put(self, run, name, files):
+    def put(self, name, files):
+        """A new version of an artifact; once it is safe, the older ones go: storage does not grow."""
         kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
         artifact = self.wandb.Artifact(f"{self.name}-{name}", kind, metadata={**self.about, **self.notes, "id": self.id})
         for inside, path in files.items():
             if os.path.exists(path):
                 artifact.add_file(path, inside, skip_cache=True)
-        logged = run.log_artifact(artifact, aliases=["latest", "best"])
-        if not run.offline:
+        logged = self.run.log_artifact(artifact, aliases=["latest", "best"])
+        if not self.run.offline:
             logged.wait(600)
             for old in self.api.artifacts(kind, f"{self.where}/{self.name}-{name}"):
                 if "latest" not in old.aliases:
                     old.delete(delete_aliases=True)
 
 def about(saved):
-    """A checkpoint -> what decides its numbers: another machine goes on with the run of the same"""
+    """A checkpoint -> what decides its numbers: who has the same is the same run, on any machine"""
     decides = {name: value for name, value in saved["config"].items()
                if type(value) in (int, float) and name not in SESSION | {"max_steps", "decay"}}
     return {**decides, **{name: saved[name] for name in ("branch", "text", "tokenizer")}}
 
-def outputs(folder):
-    return {"gpt-state": {name: os.path.join(folder, name) for name in STATE},
-            "gpt": {"model.pt": os.path.join(folder, "model.pt")}}
-
-def inputs(config):
-    tokenizer = {} if config.tokenizer == "bytes" else {"tokenizer": {"tokenizer.json": config.tokenizer}}
-    return {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}, **tokenizer}
+def artifacts(config):
+    """-> what a GPT writes, what it reads: {artifact: {file: path}}"""
+    at = functools.partial(os.path.join, config.out_dir, "gpt")
+    data = {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}
+    tokenizer = {"tokenizer.json": config.tokenizer} if config.tokenizer != "bytes" else {}
+    return ({"gpt-state": {name: at(name) for name in STATE}, "gpt": {"model.pt": at("model.pt")}},
+            {"data": data, **({"tokenizer": tokenizer} if tokenizer else {})})
 
 def upload(config):
-    """Sends what is finished in out_dir and W&B lacks. Trains nothing."""
-    tokenizer, done, at = Tokenizer.load(config.tokenizer), threading.Event(), functools.partial(os.path.join, config.out_dir)
-    done.set()
-    answer = online(config)
+    """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
+    at, written = functools.partial(os.path.join, config.out_dir), threading.Event()
+    written.set()
     def send(stage, newest, *what):
-        sent = at("wandb", "sent-" + stage)
+        sent, answer = at("wandb", "sent-" + stage), online(config)
         if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(newest):
             with open(sent, encoding="utf-8") as f:
                 if not answer or f.read() == "online":
                     return
         Track(config, stage, *what).end(3600)
-    if config.wandb == "off" or os.environ.get("WANDB_MODE") == "disabled":
-        return
-    if config.tokenizer != "bytes":
-        known = dict(text=fingerprint(read(config.input)), tokenizer=tokenizer.fingerprint)
-        send("tokenizer", config.tokenizer, known, {"pattern": tokenizer.pattern},
-             [{"step": 0, "vocab_size": tokenizer.vocab_size}], inputs(config), {})
-    for folder in ("bigram_counts", "bigram_nn", "bigram_nn_64"):
-        if os.path.exists(at(folder, "result.json")):
+    outputs, inputs = artifacts(config)
+    if "tokenizer" in inputs:
+        tokenizer = Tokenizer.load(config.tokenizer)
+        about_it = dict(text=fingerprint(read(config.input)), tokenizer=tokenizer.fingerprint)
+        send("tokenizer", config.tokenizer, about_it, {"pattern": tokenizer.pattern},
+             [{"step": 0, "vocab_size": tokenizer.vocab_size}], inputs, {})
+    for stage, folder in FOLDERS.items():
+        if stage != "gpt" and os.path.exists(at(folder, "result.json")):
             with open(at(folder, "result.json"), encoding="utf-8") as f:
                 result = json.load(f)
-            rows = [*rows_of(at(folder, "metrics.csv"), done)] if os.path.exists(at(folder, "metrics.csv")) else []
+            rows = [*rows_of(at(folder, "metrics.csv"), written)] if os.path.exists(at(folder, "metrics.csv")) else []
             rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
             files = {name: at(folder, name) for name in ("model.pt", "metrics.csv", "result.json")}
-            stage = folder.replace("_", "-")
-            send(stage, at(folder, "result.json"), result, {}, rows, {stage: files}, inputs(config))
+            send(stage, at(folder, "result.json"), result, {}, rows, {stage: files}, inputs)
     if os.path.exists(at("gpt", "state.pt")):
         saved, _ = load([at("gpt", "state.pt")], "gpt", config, ANEW)
         send("gpt", at("gpt", "state.pt"), about(saved), {"step": saved["step"]},
-             rows_of(at("gpt", "metrics.csv"), done), outputs(at("gpt")), inputs(config))
+             rows_of(at("gpt", "metrics.csv"), written), outputs, inputs)
 
 def fetch(api, path, folder):
     """An artifact -> its files in folder, whole, and as they were sent. False: there is no such artifact."""
@@ -791,32 +788,29 @@ def fetch(api, path, folder):
         return False
     os.makedirs(folder, exist_ok=True)
     for _ in range(2):
-        root = tempfile.mkdtemp(dir=folder, prefix=".fetching-")
-        try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as root:
             api.artifact(path).download(root, skip_cache=True)
-            api.artifact(path).verify(root)
-            for name in sorted(os.listdir(root), key="state.pt".__eq__):
+            try:
+                api.artifact(path).verify(root)
+            except ValueError:                               # not what the digest says
+                continue
+            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
                 os.replace(os.path.join(root, name), os.path.join(folder, name))
             return True
-        except ValueError:                                   # not what the digest says
-            continue
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-    raise UserError(f"W&B: {path} arrives damaged, twice: delete that version there, or choose another --run")
+    raise UserError(f"{path} arrives damaged, twice: delete that version there, or choose another --run")
 
 def bring(config):
     """
     Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is further on,
-    with --fetch the other models, too. Changes config.input to where the text is.
+    with --fetch the other models, too. Changes config to where they are.
     """
-    at = functools.partial(os.path.join, config.out_dir)
+    at, answer = functools.partial(os.path.join, config.out_dir), online(config)
+    if answer is None:
+        return
     try:
         here = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
     except Exception:                                        # none, or damaged
         here = None
-    answer = online(config)
-    if answer is None:
-        return
     path = "/".join(run_path(config)) + "-"
     try:
         if not answer:
@@ -824,11 +818,9 @@ def bring(config):
         wandb, folder = import_wandb(config)
         api = wandb.Api(timeout=20)
         if not find(config.input) and fetch(api, path + "data:latest", at("data")):
-            config.input = at("data")
-            config.typed = given(config) | {"input"}
+            config.input, config.typed = at("data"), given(config) | {"input"}
         wanted = {} if config.tokenizer == "bytes" else {"tokenizer": config.tokenizer}
-        for name in ("bigram-counts", "bigram-nn", "bigram-nn-64", "gpt") if config.fetch else ():
-            wanted[name] = at(name.replace("-", "_"), "model.pt")
+        wanted |= {name: at(place, "model.pt") for name, place in FOLDERS.items() if config.fetch}
         for name, file in wanted.items():
             if not os.path.exists(file) and fetch(api, f"{path}{name}:latest", os.path.dirname(file)):
                 write(os.path.join(folder, "sent-" + name), b"online")
@@ -836,7 +828,7 @@ def bring(config):
         if api.artifact_exists(path + "gpt-state:latest"):
             there = api.artifact(path + "gpt-state:latest").metadata
             if here and checksum(about(here))[:6] != there["id"][-6:]:
-                raise UserError(f"{config.run} is on W&B with other settings: another --run starts one of its own")
+                raise UserError(f"{config.run} is there with other settings: another --run starts one of its own")
             if there["step"] > (here["step"] if here else -1):
                 fetch(api, path + "gpt-state:latest", at("gpt"))
                 write(os.path.join(folder, "sent-gpt"), b"online")
@@ -1088,8 +1080,7 @@ def train(config):
     forward = compiled(model, autocast, *batches[0]) if config.compile else model
     shown, bad, begun = (0.0, step, seconds), 0, time.time() - seconds
     metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
-    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written), outputs(folder),
-                  inputs(config))
+    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written), *artifacts(config))
     stop, handlers = catch_signals()
     try:
         while not stop and not 0 < 60 * config.max_minutes < time.time() - started:
