@@ -18,7 +18,7 @@ is learned of one serves the other: fewer numbers than the table, and a better p
 import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math, os
 import pickle, re, sys, time, warnings, zlib
 from array import array
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
 try:
@@ -295,6 +295,8 @@ class Config:
     max_new_tokens: int = flag(200, "tokens per sample, at the most")
     temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
     top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    # seeing
+    plot: bool = flag(False, "draw the most frequent pairs, as counted and as learned")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -602,12 +604,95 @@ def sample(config):
     speak(lambda: lambda ids: model.requires_grad_(False)(torch.tensor(ids[-1])), tokenizer, config)
 
 # -----------------------------------------------------------------------------
+# see: what makes things visible (same in bigram_nn.py and gpt.py)
+
+def visible(piece):
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+def new_figure(width, height):
+    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+    try:
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state, any thread
+    except ImportError:
+        print("no picture: `pip install matplotlib` gets what draws it")
+        return None
+    return Figure((width, height), layout="constrained")
+
+def heat_map(axes, shares, rows, columns, cells):
+    """Draws shares (R, C), 0..1, with tokens on both axes and a text in each cell."""
+    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for y, x in itertools.product(range(len(cells)), range(len(columns))):
+        axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
+                  color="white" if shares[y][x] > 0.6 else "black")
+    return image
+
+def save_picture(figure, path):
+    """Figure -> PNG; a notebook shows it, too."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
+        figure.savefig(buffer, dpi=100)
+    write(path, buffer.getbuffer())
+    print(f"drawn in {path}")
+    if hasattr(builtins, "__IPYTHON__"):
+        from IPython.display import Image, display
+        display(Image(path))
+
+# -----------------------------------------------------------------------------
+# see: the table
+
+@plainly
+def plot(config):
+    """Prints and draws the most frequent pairs: how likely they are as counted, and as learned."""
+    folder = folder_of(config)
+    saved, tokenizer = load([os.path.join(folder, "model.pt")], "bigram_nn", config, "`python bigram_nn.py` trains one")
+    V, source = tokenizer.vocab_size, config.input if "input" in given(config) else saved["config"]["input"]
+    data, _, text = load_data(replace(config, input=source), tokenizer, 1)
+    if text != saved["text"]:
+        raise UserError(f"{folder} has learned another text than {source}: --input names it")
+    model = Bigram(V, saved["config"]["n_embd"]).requires_grad_(False)
+    model.load_state_dict(saved["weights"])
+    counted = Counted(*count_pairs(data, V), V)
+    often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
+    now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
+    def chances(now, after):                                 # -> p(after | now), counted and learned
+        learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
+        return counted.log_probs(now, after).exp(), learned.exp()
+    def name(i):
+        return visible(tokenizer.pieces[i])
+
+    print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
+    for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
+        print(f"{name(x):>10}{name(y):>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
+
+    # rows and columns: the first tokens, and the second ones, of the most frequent pairs
+    rows, columns = (list(dict.fromkeys(ids.tolist()))[:20] for ids in (now, after))
+    if figure := new_figure(14, 7):
+        pairs = torch.tensor(list(itertools.product(rows, columns)))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
+            p = p.view(len(rows), len(columns))
+            image = heat_map(axes, p, [*map(name, rows)], [*map(name, columns)],
+                             [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p])
+            axes.set_title(f"{title}: p(next | now) in %")
+            axes.set_xlabel("next")
+        panels[0].set_ylabel("now")
+        figure.colorbar(image, ax=panels, shrink=0.5)
+        save_picture(figure, os.path.join(folder, "pairs.png"))
+
+# -----------------------------------------------------------------------------
 # main
 
 @plainly
 def main():
     config = parse(Config)
-    sample(config) if config.sample else train(config)
+    plot(config) if config.plot else sample(config) if config.sample else train(config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's

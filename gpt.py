@@ -13,7 +13,7 @@ The decoder that today's open models use, numerically Qwen3, small enough to tra
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
 import argparse, builtins, codecs, copy, ctypes, functools, glob, hashlib, io, itertools, json, math
-import os, pickle, re, shlex, signal, sys, threading, time, warnings, zlib
+import os, pickle, random, re, shlex, shutil, signal, sys, threading, time, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -312,6 +312,12 @@ class Config:
     max_new_tokens: int = flag(200, "tokens per sample, at the most")
     temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
     top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    # seeing
+    explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
+    plot: bool = flag(False, "draw the curves of the run, also while it trains")
+    tune: int = flag(0, "search for better settings with this many short runs")
+    trial_seconds: float = flag(60.0, "seconds of training in each of them")
+    sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -581,7 +587,8 @@ METRICS = "step loss lr grad_norm scale ms tokens_per_second seconds val_loss va
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
 SESSION = {"out_dir", "device", "fresh", "compile",
-           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k"}
+           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k",
+           "explain", "plot", "tune", "trial_seconds", "sweep"}
 FIXED = "seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
 
 def settle(config, kept, device):
@@ -714,7 +721,7 @@ def compiled(model, autocast, *batch):
         model.zero_grad()
 
 @plainly
-def train(config):
+def train(config, loaded=None, report=None):
     """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
     device, folder = pick_device(config.device), os.path.join(config.out_dir, "gpt")
     at = functools.partial(os.path.join, folder)
@@ -724,7 +731,7 @@ def train(config):
     else:
         saved, tokenizer = load(checkpoints, "gpt", config, ANEW)
     config = settle(config, saved["config"] if saved else {}, device)
-    data, held_out, text = load_data(config, tokenizer, config.block_size)
+    data, held_out, text = loaded or load_data(config, tokenizer, config.block_size)
     held_out = held_out.to(device)
     if saved and saved["text"] != text:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
@@ -822,6 +829,8 @@ def train(config):
                     save_best()
                 print(f"step {step:>6} | validation {val:.4f} nats per token, {row['val_bpb']:.4f} bits "
                       f"per byte | {taste(average, tokenizer, config)}")
+                if report:
+                    report(row)
                 if len(vals) == 4 and all(earlier < later for earlier, later in zip(vals, vals[1:])):
                     print("warning: validation has risen three times: more text, more --dropout or fewer "
                           "--max-steps would help")
@@ -886,19 +895,438 @@ def train(config):
     save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best["val_loss"],
                 val_bpb=best["val_bpb"], seconds=seconds, text=text,
                 tokenizer=tokenizer.fingerprint)
+    if not config.tune:
+        recite(average, tokenizer, config)
     return average
 
 # -----------------------------------------------------------------------------
 # sample
 
-@plainly
-def sample(config):
-    """Speaks with the weights that were best on validation."""
+def trained(config):
+    """-> the model with the weights that were best on validation, its tokenizer"""
     paths = [os.path.join(config.out_dir, "gpt", name) for name in ("model.pt", "state.pt")]
     saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
     model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
-    speak(model.eval().to(pick_device(config.device)).reader, tokenizer, config)
+    return model.eval(), tokenizer
+
+@plainly
+def sample(config):
+    """Speaks with the weights that were best on validation."""
+    model, tokenizer = trained(config)
+    speak(model.to(pick_device(config.device)).reader, tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# see: what makes things visible (same in bigram_nn.py and gpt.py)
+
+def visible(piece):
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+def new_figure(width, height):
+    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+    try:
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state, any thread
+    except ImportError:
+        print("no picture: `pip install matplotlib` gets what draws it")
+        return None
+    return Figure((width, height), layout="constrained")
+
+def heat_map(axes, shares, rows, columns, cells):
+    """Draws shares (R, C), 0..1, with tokens on both axes and a text in each cell."""
+    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for y, x in itertools.product(range(len(cells)), range(len(columns))):
+        axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
+                  color="white" if shares[y][x] > 0.6 else "black")
+    return image
+
+def save_picture(figure, path):
+    """Figure -> PNG; a notebook shows it, too."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
+        figure.savefig(buffer, dpi=100)
+    write(path, buffer.getbuffer())
+    print(f"drawn in {path}")
+    if hasattr(builtins, "__IPYTHON__"):
+        from IPython.display import Image, display
+        display(Image(path))
+
+# -----------------------------------------------------------------------------
+# see: a text's way through the model
+
+def shade(text, share, plain=""):
+    """Colour in a terminal that has it, the brighter the larger the share, 0..1; elsewhere the text, or plain."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return plain or text
+    return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
+
+def look_inside(model, ids):
+    """
+    T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs) and
+    attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): the probabilities if
+    the embeddings, or each block's output, were the last. The model runs as ever, and hooks on its
+    modules listen; the weights, which the fused attention never shows, are computed again from q and k.
+    """
+    seen, layers, T = {}, [], len(ids)
+    hooks = [module.register_forward_hook(lambda module, x, y, name=name: seen.update({name: y[0]}))
+             for name, module in model.named_modules()]
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+        for hook in hooks:
+            hook.remove()
+        for n, block in enumerate(model.blocks):
+            q, k, v = (seen[f"blocks.{n}.attn.{name}"].view(T, -1, block.attn.hs).transpose(0, 1)
+                       for name in ("q_norm", "k_norm", "v_proj"))
+            q, k = (rotate(t, model.cos[:T], model.sin[:T]) for t in (q, k))
+            scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / block.attn.hs ** 0.5
+            future = torch.ones(T, T, dtype=torch.bool).triu(1)
+            layers.append((q, k, v, scores.masked_fill(future, -math.inf).softmax(-1)))
+        depths = torch.stack([seen["embd"], *(seen[f"blocks.{n}"] for n in range(len(layers)))])
+        lens = F.linear(model.norm(depths), model.embd.weight).softmax(-1)
+    return seen, layers, lens
+
+@plainly
+def explain(config):
+    """Walks a text through the trained model, stage by stage, with shapes and numbers, and draws it."""
+    model, tokenizer = trained(config)
+    data = config.explain.encode("utf-8", "surrogateescape")
+    ids = tokenizer.encode(config.explain).tolist()[-min(32, model.config.block_size):]
+    if not ids:
+        raise UserError("--explain needs a text to walk through the model")
+    name = [visible(piece) for piece in map(tokenizer.pieces.__getitem__, ids)]
+    seen, layers, lens = look_inside(model, ids)
+
+    def say(stage, shape="", what=""):
+        print(f"{stage:16}{str(tuple(shape)) if shape else '':15}{what}")
+    def numbers(x):
+        return "  ".join(f"{number:+.2f}" for number in x[:6]) + f"  ...  length {x.norm():.1f}"
+    def best(shares, names):
+        top = zip(*shares.topk(min(5, len(shares))))
+        return " ".join(shade(f"{names(i):>8} {share:4.0%}", share) for share, i in top)
+    def in_words(i):
+        return visible(tokenizer.pieces[i])
+
+    say("text", what=visible(data))
+    say("UTF-8 bytes", (len(data),), data.hex(" "))
+    say("tokens", what=f"the last {len(ids)}: " * (len(ids) == 32) + " ".join(name))
+    say("idx", (len(ids),), " ".join(map(str, ids)))
+    print(f"\nFrom here on every token has its own row; shown is that of the last, {name[-1]}\n")
+    say("embeddings x", seen["embd"].shape, numbers(seen["embd"][-1]))
+    say("", what="next? " + best(lens[0, -1], in_words))
+    for n, (q, k, v, weights) in enumerate(layers):
+        print(f"\nblock {n + 1}")
+        for letter, t, role in ("q", q, "query"), ("k", k, "key"), ("v", v, "value"):
+            say(f"  {letter}", t.shape, f"head 1's {role}: {numbers(t[0, -1])}")
+        for head, row in enumerate(weights[:, -1]):
+            say("" if head else "  attention", "" if head else weights.shape,
+                f"head {head + 1} looks at {best(row, name.__getitem__)}")
+        for part in "attn", "mlp":
+            say(f"  + {part}", seen[f"blocks.{n}.{part}"].shape, numbers(seen[f"blocks.{n}.{part}"][-1]))
+        say("  = x", seen[f"blocks.{n}"].shape, numbers(seen[f"blocks.{n}"][-1]))
+        say("", what="next? " + best(lens[n + 1, -1], in_words))
+    print()
+    say("norm", seen["norm"].shape, numbers(seen["norm"][-1]))
+    top = seen[""][-1].topk(5)                               # (V,) logits: the last x times every embedding
+    say("logits", seen[""].shape, "      " + " ".join(
+        f"{in_words(i):>8} {logit:+4.1f}" for logit, i in zip(*top)))
+    say("softmax", seen[""].shape, "next? " + best(seen[""][-1].softmax(-1), in_words))
+    if figure := draw_inside(name, layers, lens, tokenizer):
+        save_picture(figure, os.path.join(config.out_dir, "gpt", "explain.png"))
+
+def draw_inside(name, layers, lens, tokenizer):
+    """-> Figure: a map of each head (row) in each layer (column), below them the logit lens as a table"""
+    nh, T, n_layer = len(layers[0][0]), len(name), len(layers)
+    side = max(1.8, 0.16 * T)                                # inches of a map
+    width, height = max(side * n_layer + 1, 0.62 * T + 2), 0.32 * (n_layer + 1) + 1
+    figure = new_figure(width, side * nh + height + 0.8)
+    if not figure:
+        return None
+    grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
+    for n, (_, _, _, weights) in enumerate(layers):
+        for head in range(nh):
+            axes = figure.add_subplot(grid[head, n])
+            future = torch.ones(T, T, dtype=torch.bool).triu(1)
+            heat_map(axes, weights[head].masked_fill(future, math.nan), name if n == 0 else [""] * T,
+                     name if head == nh - 1 else [""] * T, [])
+            axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
+            axes.set_facecolor("0.93")                       # the future is not looked at
+    p, best = lens.max(-1)                                   # (n_layer + 1, T) each
+    axes = figure.add_subplot(grid[nh, :])
+    image = heat_map(axes, p, ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))], name,
+                     [[visible(tokenizer.pieces[i]) for i in row] for row in best])
+    axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
+    axes.set_title("logit lens: the likeliest next token at each depth", fontsize=9)
+    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
+    return figure
+
+# -----------------------------------------------------------------------------
+# see: the curves of a run
+
+def read_curves(config):
+    """
+    -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to compare
+    them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
+    """
+    at = functools.partial(os.path.join, config.out_dir)
+    if not os.path.exists(at("gpt", "metrics.csv")):
+        raise UserError(f"{at('gpt', 'metrics.csv')} is not there: `python gpt.py` trains, and writes it")
+    with open(at("gpt", "metrics.csv"), encoding="utf-8") as f:
+        head, *lines = [line.strip().split(",") for line in f if line.endswith("\n")] or [[]]
+    rows = [{name: float(value or "nan") for name, value in zip(head, line)} for line in lines]
+    val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row["val_bpb"])]
+    if not val:
+        raise UserError(f"{at('gpt', 'metrics.csv')} has no evaluation yet: wait for the first")
+    # of the validation text both are known, and a training token has about as many bytes as one of those
+    bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row["val_loss"] > 0)
+    train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row["loss"])]
+    levels = {"raw bytes": 8.0}
+    for model in ("bigram_counts", "bigram_nn"):
+        if os.path.exists(at(model, "result.json")):
+            with open(at(model, "result.json"), encoding="utf-8") as f:
+                levels[model] = json.load(f)["val_bpb"]
+    return train, val, levels
+
+def smooth(points, n):
+    """[(step, value), ...] -> the means of as many as make n points"""
+    size = math.ceil(len(points) / n)
+    parts = [points[start:start + size] for start in range(0, len(points), size or 1)]
+    return [tuple(sum(column) / len(column) for column in zip(*part)) for part in parts]
+
+def chart(train, val, levels, width=56, height=13):
+    """-> lines: training as a curve of braille dots, 2 x 4 to a character, validation as ●; log scale"""
+    last = max(1, *(step for step, _ in train + val))
+    train = smooth(train, 2 * width)
+    values = [value for _, value in train + val] + [*levels.values()]
+    high, low = math.log(max(values)), math.log(min(values))
+    def place(step, value):                                  # -> row and column, of 4 x height and 2 x width
+        down = (high - math.log(value)) / (high - low)
+        return round(down * (4 * height - 1)), round(step / last * (2 * width - 1))
+    cells, labels, before = [[" "] * width for _ in range(height)], [""] * height, None
+    for name, level in levels.items():
+        row = place(0, level)[0] // 4
+        cells[row], labels[row] = ["─"] * width, f"{labels[row]} {name} {level:.3f}"
+    for y, x in itertools.starmap(place, train):
+        above, below = sorted((y, y if before is None else before))
+        for dot in range(above, below + 1):                  # down to where the curve was before
+            bits = ord(cells[dot // 4][x // 2]) & (0xff if cells[dot // 4][x // 2] >= "\u2800" else 0)
+            cells[dot // 4][x // 2] = chr(0x2800 | bits | (1, 2, 4, 64, 8, 16, 32, 128)[x % 2 * 4 + dot % 4])
+        before = y
+    for y, x in itertools.starmap(place, val):
+        cells[y // 4][x // 2] = "●"
+    scale = [math.exp(high - (high - low) * (row + 0.5) / height) for row in range(height)]
+    return [f"{value:5.2f} │{''.join(line)}{label}".rstrip() for value, line, label in zip(scale, cells, labels)] + [
+        "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
+
+def draw_curves(train, val, levels):
+    """-> Figure of the same"""
+    figure = new_figure(8, 4.5)
+    if not figure:
+        return None
+    axes = figure.add_subplot()
+    axes.set_yscale("log")
+    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
+    axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
+    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
+    for n, (name, level) in enumerate(levels.items()):       # the two bigrams' are the same: one name above,
+        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)          # one below
+        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", fontsize=9, ha="right",
+                  va=("top", "bottom", "top")[n])
+    axes.set(xlabel="step", ylabel="bits per byte")
+    ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
+    axes.minorticks_off()
+    axes.set_yticks(ticks, map(str, ticks))
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9))
+    return figure
+
+@plainly
+def plot(config):
+    """Draws the curves of the run in out_dir, whether it is finished or at work: in text, and as a picture."""
+    train, val, levels = read_curves(config)
+    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; ⠒⠒ training")
+    print(*chart(train, val, levels), sep="\n")
+    if figure := draw_curves(train, val, levels):
+        save_picture(figure, os.path.join(config.out_dir, "curves.png"))
+
+# -----------------------------------------------------------------------------
+# see: what the model knows by heart
+
+def by_heart(text, known, least=20):
+    """
+    str, str -> [(start, end), ...]: the longest stretches of the text that occur in `known` word for
+    word, `least` characters or more. (Of Shakespeare's unseen text 1% lies in such stretches, but 15% in
+    those of 16 or more: phrases that anybody says again.) An `in` that fails reads all that is known, 25
+    ms for 100 MB, so few should: where a window's ending is unknown, so is each window that holds it.
+    """
+    found, start, end = [], 0, least
+    while end <= len(text):
+        endings = range(end - least // 2, start - 1, -1)
+        unknown = next((at for at in endings if text[at:end] not in known), None)
+        if unknown is not None:
+            start = unknown + 1
+            end = max(end, start + least)
+        else:
+            at = 0                                           # where it is known, and may go on
+            while end < len(text) and (at := known.find(text[start:end + 1], at)) >= 0:
+                end += 1
+            found.append((start, end))
+            end += 1
+    return found
+
+def recite(model, tokenizer, config):
+    """Prints three samples, what the training text has word for word marked: so memorising is seen."""
+    known, unseen = (EOT.join(part) for part in split(read(config.input)))
+    config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
+    generator = torch.Generator().manual_seed(config.seed)
+    length, copied, longest = 0, 0, ""
+    for _ in range(3):
+        text = "".join(generate(model.reader(), tokenizer, config, newline, generator))
+        stretches = by_heart(text, known)
+        inside = [any(start <= at < end for start, end in stretches) for at in range(len(text))]
+        print("-" * 20)
+        for copy, part in itertools.groupby(range(len(text)), inside.__getitem__):
+            part = "".join(text[at] for at in part)
+            print(shade(part, 1.0, f"⟦{part}⟧") if copy else part, end="")
+        print()
+        length, copied = length + len(text), copied + sum(inside)
+        longest = max(longest, *(text[start:end] for start, end in stretches), key=len)
+    print("-" * 20)
+    print(f"marked: {copied / max(1, length):.0%} of these {length} characters, which the training text has "
+          f"word for word, in stretches of 20 or more")
+    if longest:
+        theirs = max((end - start for start, end in by_heart(unseen[:length], known)), default=0)
+        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much of the "
+              f"validation text: {theirs or 'less than 20'}")
+
+# -----------------------------------------------------------------------------
+# see: which settings are best, by short runs
+
+METHOD = "bayes"                                             # of a W&B sweep; or random, or grid
+SPACE = {                                                    # [one of these], (between the two, on a log scale)
+    "n_layer": [2, 3, 4, 6, 8], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
+    "batch_size": [4, 8, 12, 16, 24, 32, 64], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
+    "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
+
+def draw(config, n):
+    """-> settings of trial n, a function of (seed, n): a search that is interrupted goes on"""
+    rng = random.Random(mix(config.seed, n))
+    return {name: rng.choice(values) if type(values) is list else
+            float(f"{math.exp(rng.uniform(*map(math.log, values))):.2g}") for name, values in SPACE.items()}
+
+def trial(config, name, settings, loaded, report=None):
+    """
+    Trains with these settings for trial_seconds, in a folder of its own that goes when it is done -> its
+    row. Twenty steps measure the pace, which says how many fit: so the learning rate falls to zero in
+    each trial, large or small. Both runs go on if they were interrupted, and stay as long as they were.
+    """
+    folder = os.path.join(config.out_dir, "tune", str(name))
+    settings = {name: value for name, value in settings.items() if name not in given(config)}
+    if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
+        settings["n_head"] = settings["n_embd"] // 64        # as wide as heads mostly are
+    config = replace(config, **settings)
+    try:
+        train.__wrapped__(replace(config, out_dir=os.path.join(folder, "pace"), max_steps=20), loaded)
+        with open(os.path.join(folder, "pace", "gpt", "metrics.csv"), encoding="utf-8") as f:
+            ms = sorted(float(line.split(",")[METRICS.index("ms")]) for line in [*f][11:21])[5]
+        settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
+        settings["eval_every"] = math.ceil(settings["max_steps"] / 6)
+        train.__wrapped__(replace(config, **settings, out_dir=folder), loaded, report)
+        with open(os.path.join(folder, "gpt", "result.json"), encoding="utf-8") as f:
+            result = json.load(f)
+    except FileNotFoundError:                                # stopped, in a notebook
+        raise KeyboardInterrupt from None
+    except UserError as error:                               # settings that do not go, or go wrong
+        print(f"trial {name}: {error}")
+        result = {"val_bpb": math.inf, "parameters": 0}
+    shutil.rmtree(folder)
+    return {"trial": name, "val_bpb": result["val_bpb"], "parameters": result["parameters"], **settings}
+
+def online():
+    """Whether trials are W&B's."""
+    return bool(os.environ.get("WANDB_API_KEY"))
+
+def sweep(config, kept, loaded, save):
+    """Works for a W&B sweep: the one that is named, or was begun here, or a new one -> rows of all its trials."""
+    import wandb
+    os.environ.setdefault("WANDB_DIR", os.path.join(config.out_dir, "tune"))
+    space = {name: {"values": values} if type(values) is list else
+             {"distribution": "log_uniform_values", "min": values[0], "max": values[1]}
+             for name, values in SPACE.items() if name not in given(config)}
+    def run_trial():                                         # in a thread of wandb.agent's
+        with wandb.init() as run:
+            try:
+                row = trial(config, run.id, dict(run.config), loaded, lambda row: run.log(
+                    {"val_bpb": row["val_bpb"]}, step=row["step"]))
+                run.summary.update({name: value for name, value in row.items() if value != math.inf})
+                kept["trials"].append(row)
+                save()
+            except Exception as error:
+                if type(error) is not Exception:
+                    raise
+                print("W&B stopped this trial: hopeless")    # so it says it, with a bare Exception
+    try:
+        kept["sweep"] = config.sweep or kept["sweep"] or wandb.sweep(dict(
+            method=METHOD, metric=dict(name="val_bpb", goal="minimize"), parameters=space,
+            early_terminate=dict(type="hyperband", min_iter=3)), project="shebang")
+        save()
+        print(f"other machines join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
+        if len(kept["trials"]) < config.tune:
+            wandb.agent(kept["sweep"], run_trial, project="shebang", count=config.tune - len(kept["trials"]))
+        runs = wandb.Api().sweep(f"shebang/{kept['sweep']}").runs
+        return [{"trial": run.id, **run.config, **run.summary} for run in runs if "max_steps" in run.summary]
+    except (wandb.Error, ValueError) as error:
+        raise UserError(f"W&B does not answer as it should: {error}") from None
+
+@plainly
+def tune(config):
+    """Trains config.tune times for a minute with settings drawn from SPACE, and prints what was best."""
+    path, tokenizer = os.path.join(config.out_dir, "tune", "trials.json"), Tokenizer.load(config.tokenizer)
+    if config.tune < 1 or not 0 < config.trial_seconds < 1e6:
+        raise UserError("--tune takes a number of trials, 1 or more, and --trial-seconds is more than 0")
+    if config.sweep and not online():
+        raise UserError("--sweep is for W&B: WANDB_API_KEY is not set")
+    loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
+    typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
+    made = dict(typed, text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds)
+    kept = dict(made=made, sweep="", trials=[])
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            kept = json.load(f)
+        if kept["made"] != made:
+            raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps them "
+                            "and starts others")
+    def save():
+        write(path, json.dumps(kept, indent=1).encode())
+
+    rows, begun = kept["trials"], time.time()
+    for n in range(len(rows), 0 if online() else config.tune):
+        settings = draw(config, n)
+        eta = time.strftime("%H:%M:%S", time.gmtime((config.tune - n) * config.trial_seconds * 1.2))
+        print(f"\n--- trial {n + 1} of {config.tune}, eta {eta}:", *(
+            f"{name} {value}" for name, value in settings.items() if name not in given(config)))
+        rows.append(trial(config, n + 1, settings, loaded))
+        save()
+    rows = sorted(sweep(config, kept, loaded, save) if online() else rows, key=lambda row: row["val_bpb"])
+    if not rows or not rows[0]["val_bpb"] < math.inf:
+        raise UserError("no trial came to its end: why is said above")
+    names = ["trial", "val_bpb", "parameters", "max_steps", *(name for name in SPACE if name in rows[0])]
+    cells = [names] + [[f"{row[name]:.4f}" if name == "val_bpb" else str(row[name]) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    print()
+    for line in cells:
+        print("  ".join(map(str.rjust, line, widths)))
+    best = replace(config, **{f.name: rows[0][f.name] for f in fields(config) if f.name in rows[0]})
+    flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
+             if f.name not in SESSION and getattr(best, f.name) != f.default]
+    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", os.path.join(config.out_dir, "best"),
+                                    *itertools.chain(*flags)]))
 
 # -----------------------------------------------------------------------------
 # main
@@ -906,7 +1334,8 @@ def sample(config):
 @plainly
 def main():
     config = parse(Config)
-    sample(config) if config.sample else train(config)
+    asked = [see for see in (explain, plot, tune, sample) if see.__name__ in given(config)]
+    (asked or [train])[0](config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: argv is the kernel's
