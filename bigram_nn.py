@@ -310,12 +310,24 @@ def pick_device(name):
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name} here: auto takes the fastest there is") from None
 
+def progress(what, total):
+    """-> a function to call with n when n are done; prints a line every 1.5 s."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            print(f"{what} {n:,} of {total:,} | eta {(last - start) * (total / n - 1):.0f} s", flush=True)
+    return done
+
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids = array("i")
+    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
     for n, text in enumerate(texts):
         ids.extend([tokenizer.eot] if n else [])
-        ids.extend(array("i", tokenizer.encode(text)))
+        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
+            ids.extend(array("i", tokenizer.encode(part)))
+            done(n_read := n_read + len(part))
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
 
 def load_data(config, tokenizer, block_size):
@@ -409,7 +421,9 @@ def count_pairs(ids, vocab_size, block=0):
     dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
     keys = counts = torch.empty(0, dtype=torch.int64, device=device)
     block = block or (1 << 15 if len(dense) else 1 << 22)
-    for now, after in zip(ids[:-1].split(block), ids[1:].split(block)):
+    done = progress("pairs counted:", len(ids) - 1)
+    for n, (now, after) in enumerate(zip(ids[:-1].split(block), ids[1:].split(block))):
+        done(n * block + len(now))
         pairs = now.long() * V + after
         if len(dense):
             dense.scatter_add_(0, pairs, torch.ones_like(pairs))
@@ -448,7 +462,10 @@ class Counted:
 
     def loss(self, ids, block=1 << 22):
         """(M + 1,) ids -> nats per token over all but the first"""
-        parts = [self.log_probs(x, y).sum() for x, y in zip(ids[:-1].split(block), ids[1:].split(block))]
+        parts, done = [], progress("tokens evaluated:", len(ids) - 1)
+        for x, y in zip(ids[:-1].split(block), ids[1:].split(block)):
+            parts.append(self.log_probs(x, y).sum())
+            done(min(len(ids) - 1, len(parts) * block))
         return -sum(parts).item() / (len(ids) - 1)
 
 # -----------------------------------------------------------------------------
@@ -521,8 +538,11 @@ def evaluate(model, ids, block=1 << 12):
     """(M + 1,) ids -> nats per token over all but the first"""
     with torch.inference_mode():
         pairs = zip(ids[:-1].long().split(block), ids[1:].long().split(block))
-        parts = [model(now, after) * len(now) for now, after in pairs]
-    return sum(part.item() for part in parts) / (len(ids) - 1)
+        parts, done = [], progress("tokens evaluated:", len(ids) - 1)
+        for now, after in pairs:
+            parts.append(model(now, after).item() * len(now))
+            done(min(len(ids) - 1, len(parts) * block))
+    return sum(parts) / (len(ids) - 1)
 
 @plainly
 def train(config):
@@ -586,9 +606,11 @@ def train(config):
 
 def total_variation(model, counted):
     """The share of probability that the two put on different tokens, each row as often as it occurs."""
-    every = torch.arange(counted.vocab_size)
-    apart = [(model(now).softmax(-1) - counted.log_probs(now.expand_as(every), every).exp()).abs().sum() / 2
-             for now in every]
+    every, apart, done = torch.arange(counted.vocab_size), [], progress("rows compared:", counted.vocab_size)
+    for now in every:
+        p, q = model(now).softmax(-1), counted.log_probs(now.expand_as(every), every).exp()
+        apart.append((p - q).abs().sum() / 2)
+        done(len(apart))
     return (torch.stack(apart) * counted.rows).sum().item() / counted.rows.sum().item()
 
 # -----------------------------------------------------------------------------
@@ -620,9 +642,10 @@ def new_figure(width, height):
         return None
     return Figure((width, height), layout="constrained")
 
-def heat_map(axes, shares, rows, columns, cells):
-    """Draws shares (R, C), 0..1, with tokens on both axes and a text in each cell."""
-    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
+    """Draws shares (R, C), 0..1, as darkness ** gamma, tokens on both axes, and a text in each cell."""
+    from matplotlib.colors import PowerNorm
+    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
@@ -630,7 +653,7 @@ def heat_map(axes, shares, rows, columns, cells):
         side.set_visible(False)
     for y, x in itertools.product(range(len(cells)), range(len(columns))):
         axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
-                  color="white" if shares[y][x] > 0.6 else "black")
+                  color="white" if shares[y][x] ** gamma > 0.6 else "black")
     return image
 
 def save_picture(figure, path):
@@ -671,15 +694,18 @@ def plot(config):
     for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
         print(f"{name(x):>10}{name(y):>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
 
-    # rows and columns: the first tokens, and the second ones, of the most frequent pairs
-    rows, columns = (list(dict.fromkeys(ids.tolist()))[:20] for ids in (now, after))
+    # rows and columns: the first tokens, and the second ones, of the most frequent pairs, 20 of each
+    rows, columns = {}, {}
+    for x, y in zip(now.tolist(), after.tolist()):
+        if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
+            rows[x] = columns[y] = None
     if figure := new_figure(14, 7):
         pairs = torch.tensor(list(itertools.product(rows, columns)))
         panels = figure.subplots(1, 2, sharey=True)
         for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
             p = p.view(len(rows), len(columns))
             image = heat_map(axes, p, [*map(name, rows)], [*map(name, columns)],
-                             [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p])
+                             [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p], 0.5)
             axes.set_title(f"{title}: p(next | now) in %")
             axes.set_xlabel("next")
         panels[0].set_ylabel("now")

@@ -331,12 +331,24 @@ def pick_device(name):
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name} here: auto takes the fastest there is") from None
 
+def progress(what, total):
+    """-> a function to call with n when n are done; prints a line every 1.5 s."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            print(f"{what} {n:,} of {total:,} | eta {(last - start) * (total / n - 1):.0f} s", flush=True)
+    return done
+
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids = array("i")
+    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
     for n, text in enumerate(texts):
         ids.extend([tokenizer.eot] if n else [])
-        ids.extend(array("i", tokenizer.encode(text)))
+        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
+            ids.extend(array("i", tokenizer.encode(part)))
+            done(n_read := n_read + len(part))
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
 
 def load_data(config, tokenizer, block_size):
@@ -676,7 +688,10 @@ def evaluate(model, ids, batch_size):
     training = model.training
     model.eval()
     with torch.inference_mode():
-        nats = [model(*xy).double() for xy in zip(x.split(batch_size), y.split(batch_size))]
+        nats, done = [], progress("rows evaluated:", len(x))
+        for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
+            nats.append(model(xs, ys).double())
+            done(min(len(x), len(nats) * batch_size))
     model.train(training)
     return sum(nats).item() / (len(ids) - 1)
 
@@ -933,9 +948,10 @@ def new_figure(width, height):
         return None
     return Figure((width, height), layout="constrained")
 
-def heat_map(axes, shares, rows, columns, cells):
-    """Draws shares (R, C), 0..1, with tokens on both axes and a text in each cell."""
-    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
+    """Draws shares (R, C), 0..1, as darkness ** gamma, tokens on both axes, and a text in each cell."""
+    from matplotlib.colors import PowerNorm
+    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
@@ -943,7 +959,7 @@ def heat_map(axes, shares, rows, columns, cells):
         side.set_visible(False)
     for y, x in itertools.product(range(len(cells)), range(len(columns))):
         axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
-                  color="white" if shares[y][x] > 0.6 else "black")
+                  color="white" if shares[y][x] ** gamma > 0.6 else "black")
     return image
 
 def save_picture(figure, path):
@@ -996,7 +1012,8 @@ def explain(config):
     """Walks a text through the trained model, stage by stage, with shapes and numbers, and draws it."""
     model, tokenizer = trained(config)
     data = config.explain.encode("utf-8", "surrogateescape")
-    ids = tokenizer.encode(config.explain).tolist()[-min(32, model.config.block_size):]
+    every = tokenizer.encode(config.explain).tolist()
+    ids = every[-min(32, model.config.block_size):]          # a picture of more could not be read
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
     name = [visible(piece) for piece in map(tokenizer.pieces.__getitem__, ids)]
@@ -1014,7 +1031,7 @@ def explain(config):
 
     say("text", what=visible(data))
     say("UTF-8 bytes", (len(data),), data.hex(" "))
-    say("tokens", what=f"the last {len(ids)}: " * (len(ids) == 32) + " ".join(name))
+    say("tokens", what=f"the last {len(ids)}: " * (len(ids) < len(every)) + " ".join(name))
     say("idx", (len(ids),), " ".join(map(str, ids)))
     print(f"\nFrom here on every token has its own row; shown is that of the last, {name[-1]}\n")
     say("embeddings x", seen["embd"].shape, numbers(seen["embd"][-1]))
@@ -1105,7 +1122,7 @@ def chart(train, val, levels, width=56, height=13):
     values = [value for _, value in train + val] + [*levels.values()]
     high, low = math.log(max(values)), math.log(min(values))
     def place(step, value):                                  # -> row and column, of 4 x height and 2 x width
-        down = (high - math.log(value)) / (high - low)
+        down = (high - math.log(value)) / (high - low or 1.0)
         return round(down * (4 * height - 1)), round(step / last * (2 * width - 1))
     cells, labels, before = [[" "] * width for _ in range(height)], [""] * height, None
     for name, level in levels.items():
@@ -1192,11 +1209,11 @@ def recite(model, tokenizer, config):
         inside = [any(start <= at < end for start, end in stretches) for at in range(len(text))]
         print("-" * 20)
         for copy, part in itertools.groupby(range(len(text)), inside.__getitem__):
-            part = "".join(text[at] for at in part)
+            part = "".join(text[at] if text[at].isprintable() or text[at] == "\n" else "�" for at in part)
             print(shade(part, 1.0, f"⟦{part}⟧") if copy else part, end="")
         print()
         length, copied = length + len(text), copied + sum(inside)
-        longest = max(longest, *(text[start:end] for start, end in stretches), key=len)
+        longest = max([longest, *(text[start:end] for start, end in stretches)], key=len)
     print("-" * 20)
     print(f"marked: {copied / max(1, length):.0%} of these {length} characters, which the training text has "
           f"word for word, in stretches of 20 or more")
@@ -1210,8 +1227,8 @@ def recite(model, tokenizer, config):
 
 METHOD = "bayes"                                             # of a W&B sweep; or random, or grid
 SPACE = {                                                    # [one of these], (between the two, on a log scale)
-    "n_layer": [2, 3, 4, 6, 8], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
-    "batch_size": [4, 8, 12, 16, 24, 32, 64], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
+    "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
+    "batch_size": [4, 8, 12, 16, 24, 32], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
     "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
 
 def draw(config, n):
@@ -1232,7 +1249,9 @@ def trial(config, name, settings, loaded, report=None):
         settings["n_head"] = settings["n_embd"] // 64        # as wide as heads mostly are
     config = replace(config, **settings)
     try:
-        train.__wrapped__(replace(config, out_dir=os.path.join(folder, "pace"), max_steps=20), loaded)
+        data, held_out, text = loaded
+        train.__wrapped__(replace(config, out_dir=os.path.join(folder, "pace"), max_steps=20),
+                          (data, held_out[:1000], text))     # its evaluations need not take long
         with open(os.path.join(folder, "pace", "gpt", "metrics.csv"), encoding="utf-8") as f:
             ms = sorted(float(line.split(",")[METRICS.index("ms")]) for line in [*f][11:21])[5]
         settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
@@ -1245,7 +1264,7 @@ def trial(config, name, settings, loaded, report=None):
     except UserError as error:                               # settings that do not go, or go wrong
         print(f"trial {name}: {error}")
         result = {"val_bpb": math.inf, "parameters": 0}
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return {"trial": name, "val_bpb": result["val_bpb"], "parameters": result["parameters"], **settings}
 
 def online():
@@ -1294,7 +1313,8 @@ def tune(config):
         raise UserError("--sweep is for W&B: WANDB_API_KEY is not set")
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
     typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
-    made = dict(typed, text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds)
+    made = dict(typed, text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
+                sweep=config.sweep)
     kept = dict(made=made, sweep="", trials=[])
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
@@ -1317,7 +1337,8 @@ def tune(config):
     if not rows or not rows[0]["val_bpb"] < math.inf:
         raise UserError("no trial came to its end: why is said above")
     names = ["trial", "val_bpb", "parameters", "max_steps", *(name for name in SPACE if name in rows[0])]
-    cells = [names] + [[f"{row[name]:.4f}" if name == "val_bpb" else str(row[name]) for name in names] for row in rows]
+    cells = [names] + [[f"{row[name]:.4f}" if name == "val_bpb" else f"{row[name]:.4g}" if type(row[name]) is float
+                        else str(row[name]) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     print()
     for line in cells:

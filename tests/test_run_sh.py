@@ -20,10 +20,14 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--input", default="input.txt")
 parser.add_argument("--n-embd", default="")
 parser.add_argument("--sample", action="store_true")
+parser.add_argument("--plot", action="store_true")
 parser.add_argument("--max-new-tokens", type=int)
 flags = parser.parse_args()
 name = os.path.basename(sys.argv[0])[:-3] + ("_" + flags.n_embd if flags.n_embd else "")
 folder = f"out/{name}"
+if flags.plot:
+    print(f"the curves of {name}")
+    sys.exit()
 if flags.sample:
     print(f"I am {name}, {flags.max_new_tokens} tokens long")
     sys.exit()
