@@ -658,11 +658,11 @@ def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
 
 def save_picture(figure, path):
     """Figure -> PNG; a notebook shows it, too."""
+    print(f"drawing {path}", flush=True)
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
         figure.savefig(buffer, dpi=100)
     write(path, buffer.getbuffer())
-    print(f"drawn in {path}")
     if hasattr(builtins, "__IPYTHON__"):
         from IPython.display import Image, display
         display(Image(path))

@@ -964,11 +964,11 @@ def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
 
 def save_picture(figure, path):
     """Figure -> PNG; a notebook shows it, too."""
+    print(f"drawing {path}", flush=True)
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
         figure.savefig(buffer, dpi=100)
     write(path, buffer.getbuffer())
-    print(f"drawn in {path}")
     if hasattr(builtins, "__IPYTHON__"):
         from IPython.display import Image, display
         display(Image(path))
@@ -1013,7 +1013,7 @@ def explain(config):
     model, tokenizer = trained(config)
     data = config.explain.encode("utf-8", "surrogateescape")
     every = tokenizer.encode(config.explain).tolist()
-    ids = every[-min(32, model.config.block_size):]          # a picture of more could not be read
+    ids = every[-min(24, model.config.block_size):]          # a picture of more could not be read
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
     name = [visible(piece) for piece in map(tokenizer.pieces.__getitem__, ids)]
@@ -1059,7 +1059,7 @@ def explain(config):
 def draw_inside(name, layers, lens, tokenizer):
     """-> Figure: a map of each head (row) in each layer (column), below them the logit lens as a table"""
     nh, T, n_layer = len(layers[0][0]), len(name), len(layers)
-    side = max(1.8, 0.16 * T)                                # inches of a map
+    side = max(1.8, 0.14 * T)                                # inches of a map
     width, height = max(side * n_layer + 1, 0.62 * T + 2), 0.32 * (n_layer + 1) + 1
     figure = new_figure(width, side * nh + height + 0.8)
     if not figure:
@@ -1073,12 +1073,13 @@ def draw_inside(name, layers, lens, tokenizer):
                      name if head == nh - 1 else [""] * T, [])
             axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
             axes.set_facecolor("0.93")                       # the future is not looked at
+    figure.suptitle("attention: how much the token of a row looks at those of the columns", fontsize=10)
     p, best = lens.max(-1)                                   # (n_layer + 1, T) each
     axes = figure.add_subplot(grid[nh, :])
     image = heat_map(axes, p, ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))], name,
                      [[visible(tokenizer.pieces[i]) for i in row] for row in best])
     axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
-    axes.set_title("logit lens: the likeliest next token at each depth", fontsize=9)
+    axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
     return figure
 
@@ -1095,7 +1096,8 @@ def read_curves(config):
         raise UserError(f"{at('gpt', 'metrics.csv')} is not there: `python gpt.py` trains, and writes it")
     with open(at("gpt", "metrics.csv"), encoding="utf-8") as f:
         head, *lines = [line.strip().split(",") for line in f if line.endswith("\n")] or [[]]
-    rows = [{name: float(value or "nan") for name, value in zip(head, line)} for line in lines]
+    rows = [{name: float(value or "nan") for name, value in zip(head, line)}
+            for line in lines if len(line) == len(head)]
     val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row["val_bpb"])]
     if not val:
         raise UserError(f"{at('gpt', 'metrics.csv')} has no evaluation yet: wait for the first")
@@ -1240,27 +1242,27 @@ def draw(config, n):
 def trial(config, name, settings, loaded, report=None):
     """
     Trains with these settings for trial_seconds, in a folder of its own that goes when it is done -> its
-    row. Twenty steps measure the pace, which says how many fit: so the learning rate falls to zero in
-    each trial, large or small. Both runs go on if they were interrupted, and stay as long as they were.
+    row. Twenty steps measure the pace, which says how many fit: so the learning rate comes down to zero
+    in each trial, large or small. What was interrupted goes on, and stays as long as it was to be.
     """
     folder = os.path.join(config.out_dir, "tune", str(name))
     settings = {name: value for name, value in settings.items() if name not in given(config)}
     if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
-        settings["n_head"] = settings["n_embd"] // 64        # as wide as heads mostly are
-    config = replace(config, **settings)
+        settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
+    def run(place, loaded, report=None, **more):             # -> lines of metrics.csv, result.json
+        train.__wrapped__(replace(config, **settings, **more, out_dir=place), loaded, report)
+        if not os.path.exists(os.path.join(place, "gpt", "result.json")):
+            raise KeyboardInterrupt                          # a notebook's train returns when it is stopped
+        with (open(os.path.join(place, "gpt", "metrics.csv"), encoding="utf-8") as metrics,
+              open(os.path.join(place, "gpt", "result.json"), encoding="utf-8") as result):
+            return metrics.readlines(), json.load(result)
     try:
-        data, held_out, text = loaded
-        train.__wrapped__(replace(config, out_dir=os.path.join(folder, "pace"), max_steps=20),
-                          (data, held_out[:1000], text))     # its evaluations need not take long
-        with open(os.path.join(folder, "pace", "gpt", "metrics.csv"), encoding="utf-8") as f:
-            ms = sorted(float(line.split(",")[METRICS.index("ms")]) for line in [*f][11:21])[5]
+        data, held_out, text = loaded                        # little to evaluate: only the pace is asked
+        lines, _ = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
+        ms = sorted(float(line.split(",")[METRICS.index("ms")]) for line in lines[11:21])[5]
         settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
         settings["eval_every"] = math.ceil(settings["max_steps"] / 6)
-        train.__wrapped__(replace(config, **settings, out_dir=folder), loaded, report)
-        with open(os.path.join(folder, "gpt", "result.json"), encoding="utf-8") as f:
-            result = json.load(f)
-    except FileNotFoundError:                                # stopped, in a notebook
-        raise KeyboardInterrupt from None
+        _, result = run(folder, loaded, report)
     except UserError as error:                               # settings that do not go, or go wrong
         print(f"trial {name}: {error}")
         result = {"val_bpb": math.inf, "parameters": 0}
@@ -1284,12 +1286,14 @@ def sweep(config, kept, loaded, save):
                 row = trial(config, run.id, dict(run.config), loaded, lambda row: run.log(
                     {"val_bpb": row["val_bpb"]}, step=row["step"]))
                 run.summary.update({name: value for name, value in row.items() if value != math.inf})
-                kept["trials"].append(row)
-                save()
             except Exception as error:
                 if type(error) is not Exception:
                     raise
-                print("W&B stopped this trial: hopeless")    # so it says it, with a bare Exception
+                print("W&B stopped this trial")              # so it says it, with a bare Exception
+                shutil.rmtree(os.path.join(config.out_dir, "tune", run.id), ignore_errors=True)
+                row = {"trial": run.id}
+            kept["trials"].append(row)
+            save()
     try:
         kept["sweep"] = config.sweep or kept["sweep"] or wandb.sweep(dict(
             method=METHOD, metric=dict(name="val_bpb", goal="minimize"), parameters=space,
@@ -1325,7 +1329,7 @@ def tune(config):
     def save():
         write(path, json.dumps(kept, indent=1).encode())
 
-    rows, begun = kept["trials"], time.time()
+    rows = kept["trials"]
     for n in range(len(rows), 0 if online() else config.tune):
         settings = draw(config, n)
         eta = time.strftime("%H:%M:%S", time.gmtime((config.tune - n) * config.trial_seconds * 1.2))
@@ -1337,12 +1341,10 @@ def tune(config):
     if not rows or not rows[0]["val_bpb"] < math.inf:
         raise UserError("no trial came to its end: why is said above")
     names = ["trial", "val_bpb", "parameters", "max_steps", *(name for name in SPACE if name in rows[0])]
-    cells = [names] + [[f"{row[name]:.4f}" if name == "val_bpb" else f"{row[name]:.4g}" if type(row[name]) is float
-                        else str(row[name]) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    print()
-    for line in cells:
-        print("  ".join(map(str.rjust, line, widths)))
+    print("\n" + " ".join(f"{name:>8}" for name in names))
+    for row in rows:
+        cells = [f"{row[name]:.5g}" if type(row.get(name)) is float else str(row.get(name, "")) for name in names]
+        print(" ".join(cell.rjust(max(8, len(name))) for cell, name in zip(cells, names)))
     best = replace(config, **{f.name: rows[0][f.name] for f in fields(config) if f.name in rows[0]})
     flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
              if f.name not in SESSION and getattr(best, f.name) != f.default]

@@ -143,7 +143,7 @@ def test_pairs(trained, bigram_nn, monkeypatch, capsys, tmp_path):
 
 def test_pairs_picture_and_errors(trained, tmp_path):
     shop = trained.fork(tmp_path / "shop")
-    assert "drawn in out/bigram_nn/pairs.png" in shop.ok("bigram_nn.py", "--plot")
+    assert "drawing out/bigram_nn/pairs.png" in shop.ok("bigram_nn.py", "--plot")
     assert is_drawn(shop.path / "out/bigram_nn/pairs.png")
     shop.write("other.txt", sentences(2, 5000))
     assert "another text" in shop.fails("bigram_nn.py", "--plot", "--input", "other.txt")
@@ -270,7 +270,7 @@ def test_three_trials_and_the_best_of_them(trained, tmp_path):
     assert len({row["matrix_lr"] for row in rows}) == 3
     table = re.search(r"\n *trial +val_bpb.*\n((?: *\d.*\n){3})\n", shown).group(1).splitlines()
     ranked = sorted(rows, key=lambda row: row["val_bpb"])
-    assert [line.split()[:2] for line in table] == [[str(row["trial"]), f"{row['val_bpb']:.4f}"] for row in ranked]
+    assert [line.split()[:2] for line in table] == [[str(row["trial"]), f"{row['val_bpb']:.5g}"] for row in ranked]
     assert "marked:" not in shown and not CONTROL.search(shown.replace("\x7f", ""))
 
     # the main run is as it was, and of the trials only the table is left
@@ -345,12 +345,12 @@ def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
     other = shop.run("gpt.py", *TUNE, "--tune", 1, "--sweep", ident, "--out-dir", "out2", env=home, patch=patch)
     assert other.returncode == 0, other
     def table(shown):
-        return re.findall(r"^ *(\w+) +(\d\.\d{4}) +\d+ ", shown.stdout, re.MULTILINE)
+        return re.findall(r"^ *(\w+) +([\d.]{3,6}) +\d+ ", shown.stdout, re.MULTILINE)
     assert len(table(first)) == 2 and len(table(other)) == 3 and set(table(first)) < set(table(other))
     assert [float(bpb) for _, bpb in table(other)] == sorted(float(bpb) for _, bpb in table(other))
     best = shlex.split(re.search(r"\nthe best: python gpt.py (.*)\n", other.stdout).group(1))
     shop.ok("gpt.py", *best, "--out-dir", "again")
-    assert f"{json.loads((shop.path / 'again/gpt/result.json').read_text())['val_bpb']:.4f}" == table(other)[0][1]
+    assert f"{json.loads((shop.path / 'again/gpt/result.json').read_text())['val_bpb']:.5g}" == table(other)[0][1]
     again = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)      # done: no new trial
     assert again.returncode == 0 and len(table(again)) == 3 and "steps of" not in again.stdout
 
