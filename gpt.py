@@ -8,11 +8,14 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
     python gpt.py                                        # train on input.txt, or go on where it stopped
     python gpt.py --max-steps 4000                       # go on with a finished run
     python gpt.py --sample --prompt "ROMEO:"             # speak
+    python gpt.py --explain "To be, or not to be"        # see what happens to a text, stage by stage
+    python gpt.py --plot                                 # see the curves, also while it trains
+    python gpt.py --tune 20                              # search for better settings
 
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
-import argparse, builtins, codecs, copy, ctypes, functools, glob, hashlib, io, itertools, json, math
+import argparse, builtins, codecs, copy, ctypes, functools, glob, hashlib, importlib.util, io, itertools, json, math
 import os, pickle, random, re, shlex, shutil, signal, sys, threading, time, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -316,7 +319,7 @@ class Config:
     explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
     plot: bool = flag(False, "draw the curves of the run, also while it trains")
     tune: int = flag(0, "search for better settings with this many short runs")
-    trial_seconds: float = flag(60.0, "seconds of training in each of them")
+    trial_seconds: int = flag(60, "seconds of training in each of them")
     sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
 
 # -----------------------------------------------------------------------------
@@ -974,7 +977,7 @@ def save_picture(figure, path):
         display(Image(path))
 
 # -----------------------------------------------------------------------------
-# see: a text's way through the model
+# see: a text's way through the model, curves, what is known by heart, the search for settings
 
 def shade(text, share, plain=""):
     """Colour in a terminal that has it, the brighter the larger the share, 0..1; elsewhere the text, or plain."""
@@ -1083,9 +1086,6 @@ def draw_inside(name, layers, lens, tokenizer):
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
     return figure
 
-# -----------------------------------------------------------------------------
-# see: the curves of a run
-
 def read_curves(config):
     """
     -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to compare
@@ -1105,10 +1105,12 @@ def read_curves(config):
     bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row["val_loss"] > 0)
     train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row["loss"])]
     levels = {"raw bytes": 8.0}
-    for model in ("bigram_counts", "bigram_nn"):
-        if os.path.exists(at(model, "result.json")):
+    for model in "bigram_counts", "bigram_nn":
+        try:
             with open(at(model, "result.json"), encoding="utf-8") as f:
                 levels[model] = json.load(f)["val_bpb"]
+        except (OSError, ValueError, LookupError):
+            pass                                             # not trained, or damaged: no level
     return train, val, levels
 
 def smooth(points, n):
@@ -1174,9 +1176,6 @@ def plot(config):
     if figure := draw_curves(train, val, levels):
         save_picture(figure, os.path.join(config.out_dir, "curves.png"))
 
-# -----------------------------------------------------------------------------
-# see: what the model knows by heart
-
 def by_heart(text, known, least=20):
     """
     str, str -> [(start, end), ...]: the longest stretches of the text that occur in `known` word for
@@ -1224,9 +1223,6 @@ def recite(model, tokenizer, config):
         print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much of the "
               f"validation text: {theirs or 'less than 20'}")
 
-# -----------------------------------------------------------------------------
-# see: which settings are best, by short runs
-
 METHOD = "bayes"                                             # of a W&B sweep; or random, or grid
 SPACE = {                                                    # [one of these], (between the two, on a log scale)
     "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
@@ -1250,7 +1246,7 @@ def trial(config, name, settings, loaded, report=None):
     if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
         settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
     def run(place, loaded, report=None, **more):             # -> lines of metrics.csv, result.json
-        train.__wrapped__(replace(config, **settings, **more, out_dir=place), loaded, report)
+        train.__wrapped__(replace(config, **settings, **more, out_dir=place, fresh=False), loaded, report)
         if not os.path.exists(os.path.join(place, "gpt", "result.json")):
             raise KeyboardInterrupt                          # a notebook's train returns when it is stopped
         with (open(os.path.join(place, "gpt", "metrics.csv"), encoding="utf-8") as metrics,
@@ -1270,8 +1266,8 @@ def trial(config, name, settings, loaded, report=None):
     return {"trial": name, "val_bpb": result["val_bpb"], "parameters": result["parameters"], **settings}
 
 def online():
-    """Whether trials are W&B's."""
-    return bool(os.environ.get("WANDB_API_KEY"))
+    """Whether trials are W&B's: it is installed, and there is a key."""
+    return bool(importlib.util.find_spec("wandb") and os.environ.get("WANDB_API_KEY"))
 
 def sweep(config, kept, loaded, save):
     """Works for a W&B sweep: the one that is named, or was begun here, or a new one -> rows of all its trials."""
@@ -1311,18 +1307,21 @@ def sweep(config, kept, loaded, save):
 def tune(config):
     """Trains config.tune times for a minute with settings drawn from SPACE, and prints what was best."""
     path, tokenizer = os.path.join(config.out_dir, "tune", "trials.json"), Tokenizer.load(config.tokenizer)
-    if config.tune < 1 or not 0 < config.trial_seconds < 1e6:
-        raise UserError("--tune takes a number of trials, 1 or more, and --trial-seconds is more than 0")
+    if config.tune < 1 or config.trial_seconds < 1:
+        raise UserError("--tune takes a number of trials, and --trial-seconds one of seconds, 1 or more")
     if config.sweep and not online():
-        raise UserError("--sweep is for W&B: WANDB_API_KEY is not set")
+        raise UserError("--sweep is W&B's: `pip install wandb`, and set WANDB_API_KEY")
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
     typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
     made = dict(typed, text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
                 sweep=config.sweep)
     kept = dict(made=made, sweep="", trials=[])
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            kept = json.load(f)
+        try:
+            with open(path, encoding="utf-8") as f:
+                kept = json.load(f)
+        except ValueError:
+            raise UserError(f"{path} is damaged: without it the search begins anew") from None
         if kept["made"] != made:
             raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps them "
                             "and starts others")

@@ -23,7 +23,7 @@ def test_commands(tmp_path):
     for command in COMMANDS:
         if command != "bash tests/run.sh":
             command = command.replace("--max-steps 4000", "--max-steps 6").replace(
-                "--tune 20", "--tune 1 --trial-seconds 0.1 --n-layer 1 --n-embd 64 --block-size 64 --batch-size 4")
+                "--tune 20", "--tune 1 --trial-seconds 1 --n-layer 1 --n-embd 64 --block-size 64 --batch-size 4")
             result = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             assert (result.returncode, result.stderr) == (0, ""), f"{command}\n{result.stdout}\n{result.stderr}"
     assert "| bigram, counted |" in (ROOT / "README.md").read_text(encoding="utf-8")

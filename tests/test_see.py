@@ -103,6 +103,14 @@ def test_without_matplotlib_the_text_stands_alone(trained, tmp_path):
         assert "pip install matplotlib" in shown.splitlines()[-1] and shown.count("\n") > 12
         assert not list(shop.path.rglob("*.png"))
 
+def test_a_notebook_shows_the_picture(gpt, monkeypatch, tmp_path):
+    import IPython.display
+    shown = []
+    monkeypatch.setattr(gpt.builtins, "__IPYTHON__", True, raising=False)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    gpt.save_picture(gpt.draw_curves([(0, 4.0), (9, 2.0)], [(0, 4.0), (9, 3.0)], {}), str(tmp_path / "a.png"))
+    assert [image.data for image in shown] == [(tmp_path / "a.png").read_bytes()] and is_drawn(tmp_path / "a.png")
+
 # -----------------------------------------------------------------------------
 # the bigrams' table
 
@@ -161,6 +169,7 @@ def test_curves_of_half_a_csv(gpt, shop):
     train, val, levels = gpt.read_curves(gpt.Config(out_dir=str(shop.path / "out")))
     assert train == [(0, pytest.approx(4.0)), (1, pytest.approx(10 / 3)), (3, pytest.approx(2.0))]
     assert val == [(0, 4.0), (3, 2.2)] and levels == {"raw bytes": 8.0, "bigram_counts": 2.5}
+    shop.write("out/bigram_nn/result.json", "{")             # damaged: no level
     shown = shop.ok("gpt.py", "--plot")
     assert len(shown.splitlines()) <= 18 and not CONTROL.search(shown) and max(map(len, shown.splitlines())) <= 100
     assert "● validation, 2.200 at step 3" in shown and "raw bytes 8.000" in shown and "bigram_counts 2.500" in shown
@@ -255,7 +264,7 @@ def test_training_ends_with_it(shop):
 # the search for settings
 
 SMALL = "SPACE.update(n_layer=[1, 2], n_embd=[64], block_size=[8, 16], batch_size=[2, 4])"
-TUNE = ["--tokenizer", "bytes", "--warmup", 2, "--trial-seconds", 0.1]
+TUNE = ["--tokenizer", "bytes", "--warmup", 2, "--trial-seconds", 1]
 OFF = {"WANDB_API_KEY": ""}
 
 def trials(shop):
@@ -288,7 +297,7 @@ def test_three_trials_and_the_best_of_them(trained, tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_search_goes_on(shop, signum):
-    flags = [*TUNE[:-1], 1.0, "--tune", 2, "--n-layer", 1]
+    flags = [*TUNE, "--tune", 2, "--n-layer", 1]
     running = shop.start("gpt.py", *flags, env=OFF, patch=SMALL)
     running.until("trial 2 of 2")
     running.until("validation", 30)
@@ -309,6 +318,8 @@ def test_an_interrupted_search_goes_on(shop, signum):
 
     shop.write("input.txt", sentences(2, 6000))
     assert "another text" in shop.fails("gpt.py", *flags, env=OFF, patch=SMALL)
+    shop.write("out/tune/trials.json", "[{")
+    assert "damaged" in shop.fails("gpt.py", *flags, env=OFF, patch=SMALL)
 
 def test_draws_are_of_seed_and_number(gpt):
     config = gpt.Config(seed=3)
