@@ -8,6 +8,7 @@ bigram_nn.py: the model of bigram_counts.py again, learned by gradient descent.
     python bigram_nn.py                                  # a table of logits, V x V: the counts, learned
     python bigram_nn.py --n-embd 64                      # each token a vector of 64 numbers: better than the counts
     python bigram_nn.py --sample --prompt "ROMEO:"       # speak
+    python bigram_nn.py --plot                           # see the pairs, counted and learned
 
 Dataset, DataLoader, a network, a loss, AdamW, a loop: all of gpt.py but its architecture. Both bigrams
 have one optimum. The loss per token is -log p(next | now), whose minimum over a table is the share of
@@ -642,8 +643,8 @@ def new_figure(width, height):
         return None
     return Figure((width, height), layout="constrained")
 
-def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
-    """Draws shares (R, C), 0..1, as darkness ** gamma, tokens on both axes, and a text in each cell."""
+def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
+    """Draws shares (R, C), 0..1, the larger the darker, with tokens on both axes and texts in the cells."""
     from matplotlib.colors import PowerNorm
     image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
@@ -651,16 +652,17 @@ def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
     axes.tick_params(length=0, labelsize=8)
     for side in axes.spines.values():
         side.set_visible(False)
-    for y, x in itertools.product(range(len(cells)), range(len(columns))):
-        axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
-                  color="white" if shares[y][x] ** gamma > 0.6 else "black")
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
     return image
 
 def save_picture(figure, path):
     """Figure -> PNG; a notebook shows it, too."""
     print(f"drawing {path}", flush=True)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
+    with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
         figure.savefig(buffer, dpi=100)
     write(path, buffer.getbuffer())
     if hasattr(builtins, "__IPYTHON__"):
@@ -674,8 +676,10 @@ def save_picture(figure, path):
 def plot(config):
     """Prints and draws the most frequent pairs: how likely they are as counted, and as learned."""
     folder = folder_of(config)
-    saved, tokenizer = load([os.path.join(folder, "model.pt")], "bigram_nn", config, "`python bigram_nn.py` trains one")
-    V, source = tokenizer.vocab_size, config.input if "input" in given(config) else saved["config"]["input"]
+    saved, tokenizer = load([os.path.join(folder, "model.pt")], "bigram_nn", config,
+                            "`python bigram_nn.py` trains one")
+    V, name = tokenizer.vocab_size, [*map(visible, tokenizer.pieces)]
+    source = config.input if "input" in given(config) else saved["config"]["input"]
     data, _, text = load_data(replace(config, input=source), tokenizer, 1)
     if text != saved["text"]:
         raise UserError(f"{folder} has learned another text than {source}: --input names it")
@@ -687,12 +691,10 @@ def plot(config):
     def chances(now, after):                                 # -> p(after | now), counted and learned
         learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
         return counted.log_probs(now, after).exp(), learned.exp()
-    def name(i):
-        return visible(tokenizer.pieces[i])
 
     print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
     for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
-        print(f"{name(x):>10}{name(y):>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
+        print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
 
     # rows and columns: the first tokens, and the second ones, of the most frequent pairs, 20 of each
     rows, columns = {}, {}
@@ -704,8 +706,8 @@ def plot(config):
         panels = figure.subplots(1, 2, sharey=True)
         for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
             p = p.view(len(rows), len(columns))
-            image = heat_map(axes, p, [*map(name, rows)], [*map(name, columns)],
-                             [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p], 0.5)
+            cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
+            image = heat_map(axes, p, [name[i] for i in rows], [name[i] for i in columns], cells, gamma=0.5)
             axes.set_title(f"{title}: p(next | now) in %")
             axes.set_xlabel("next")
         panels[0].set_ylabel("now")

@@ -951,8 +951,8 @@ def new_figure(width, height):
         return None
     return Figure((width, height), layout="constrained")
 
-def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
-    """Draws shares (R, C), 0..1, as darkness ** gamma, tokens on both axes, and a text in each cell."""
+def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
+    """Draws shares (R, C), 0..1, the larger the darker, with tokens on both axes and texts in the cells."""
     from matplotlib.colors import PowerNorm
     image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
@@ -960,16 +960,17 @@ def heat_map(axes, shares, rows, columns, cells, gamma=1.0):
     axes.tick_params(length=0, labelsize=8)
     for side in axes.spines.values():
         side.set_visible(False)
-    for y, x in itertools.product(range(len(cells)), range(len(columns))):
-        axes.text(x, y, cells[y][x], ha="center", va="center", fontsize=7, parse_math=False,
-                  color="white" if shares[y][x] ** gamma > 0.6 else "black")
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
     return image
 
 def save_picture(figure, path):
     """Figure -> PNG; a notebook shows it, too."""
     print(f"drawing {path}", flush=True)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True):           # a letter that the font lacks is a box
+    with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
         figure.savefig(buffer, dpi=100)
     write(path, buffer.getbuffer())
     if hasattr(builtins, "__IPYTHON__"):
@@ -980,17 +981,17 @@ def save_picture(figure, path):
 # see: a text's way through the model, curves, what is known by heart, the search for settings
 
 def shade(text, share, plain=""):
-    """Colour in a terminal that has it, the brighter the larger the share, 0..1; elsewhere the text, or plain."""
+    """Colour where the terminal has it, the brighter the larger the share, 0..1; else plain, or the text."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return plain or text
     return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
 
 def look_inside(model, ids):
     """
-    T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs) and
-    attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): the probabilities if
-    the embeddings, or each block's output, were the last. The model runs as ever, and hooks on its
-    modules listen; the weights, which the fused attention never shows, are computed again from q and k.
+    T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs)
+    and attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): probabilities
+    as if the embeddings, or this block, came last. The model runs as ever, and hooks on its modules
+    listen; the weights, which the fused attention never shows, are computed again from q and k.
     """
     seen, layers, T = {}, [], len(ids)
     hooks = [module.register_forward_hook(lambda module, x, y, name=name: seen.update({name: y[0]}))
@@ -1015,72 +1016,68 @@ def explain(config):
     """Walks a text through the trained model, stage by stage, with shapes and numbers, and draws it."""
     model, tokenizer = trained(config)
     data = config.explain.encode("utf-8", "surrogateescape")
-    every = tokenizer.encode(config.explain).tolist()
-    ids = every[-min(24, model.config.block_size):]          # a picture of more could not be read
+    ids = tokenizer.encode(config.explain).tolist()
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    name = [visible(piece) for piece in map(tokenizer.pieces.__getitem__, ids)]
+    cut = max(0, len(ids) - min(24, model.config.block_size))          # a picture of more is unreadable
+    ids, vocabulary = ids[cut:], [*map(visible, tokenizer.pieces)]
+    names = [vocabulary[i] for i in ids]
     seen, layers, lens = look_inside(model, ids)
 
-    def say(stage, shape="", what=""):
+    def say(stage, shape, what):
         print(f"{stage:16}{str(tuple(shape)) if shape else '':15}{what}")
     def numbers(x):
         return "  ".join(f"{number:+.2f}" for number in x[:6]) + f"  ...  length {x.norm():.1f}"
     def best(shares, names):
         top = zip(*shares.topk(min(5, len(shares))))
-        return " ".join(shade(f"{names(i):>8} {share:4.0%}", share) for share, i in top)
-    def in_words(i):
-        return visible(tokenizer.pieces[i])
+        return " ".join(shade(f"{names[i]:>8} {share:4.0%}", share) for share, i in top)
 
-    say("text", what=visible(data))
+    say("text", "", visible(data))
     say("UTF-8 bytes", (len(data),), data.hex(" "))
-    say("tokens", what=f"the last {len(ids)}: " * (len(ids) < len(every)) + " ".join(name))
+    say("tokens", "", f"the last {len(ids)}: " * (cut > 0) + " ".join(names))
     say("idx", (len(ids),), " ".join(map(str, ids)))
-    print(f"\nFrom here on every token has its own row; shown is that of the last, {name[-1]}\n")
+    print(f"\nFrom here on every token has its own row; shown is that of the last, {names[-1]}\n")
     say("embeddings x", seen["embd"].shape, numbers(seen["embd"][-1]))
-    say("", what="next? " + best(lens[0, -1], in_words))
+    say("", "", "next? " + best(lens[0, -1], vocabulary))
     for n, (q, k, v, weights) in enumerate(layers):
         print(f"\nblock {n + 1}")
-        for letter, t, role in ("q", q, "query"), ("k", k, "key"), ("v", v, "value"):
-            say(f"  {letter}", t.shape, f"head 1's {role}: {numbers(t[0, -1])}")
+        for role, t in ("query", q), ("key", k), ("value", v):
+            say(f"  {role[0]}", t.shape, f"head 1's {role}: {numbers(t[0, -1])}")
         for head, row in enumerate(weights[:, -1]):
             say("" if head else "  attention", "" if head else weights.shape,
-                f"head {head + 1} looks at {best(row, name.__getitem__)}")
-        for part in "attn", "mlp":
-            say(f"  + {part}", seen[f"blocks.{n}.{part}"].shape, numbers(seen[f"blocks.{n}.{part}"][-1]))
-        say("  = x", seen[f"blocks.{n}"].shape, numbers(seen[f"blocks.{n}"][-1]))
-        say("", what="next? " + best(lens[n + 1, -1], in_words))
+                f"head {head + 1} looks at {best(row, names)}")
+        for stage, name in ("  + attn", ".attn"), ("  + mlp", ".mlp"), ("  = x", ""):
+            x = seen[f"blocks.{n}{name}"]
+            say(stage, x.shape, numbers(x[-1]))
+        say("", "", "next? " + best(lens[n + 1, -1], vocabulary))
     print()
     say("norm", seen["norm"].shape, numbers(seen["norm"][-1]))
-    top = seen[""][-1].topk(5)                               # (V,) logits: the last x times every embedding
+    logits = seen[""][-1]                                    # (V,): x times every token's embedding
     say("logits", seen[""].shape, "      " + " ".join(
-        f"{in_words(i):>8} {logit:+4.1f}" for logit, i in zip(*top)))
-    say("softmax", seen[""].shape, "next? " + best(seen[""][-1].softmax(-1), in_words))
-    if figure := draw_inside(name, layers, lens, tokenizer):
+        f"{vocabulary[i]:>8} {logit:+4.1f}" for logit, i in zip(*logits.topk(5))))
+    say("softmax", seen[""].shape, "next? " + best(logits.softmax(-1), vocabulary))
+    if figure := draw_inside(names, layers, lens, vocabulary):
         save_picture(figure, os.path.join(config.out_dir, "gpt", "explain.png"))
 
-def draw_inside(name, layers, lens, tokenizer):
+def draw_inside(names, layers, lens, vocabulary):
     """-> Figure: a map of each head (row) in each layer (column), below them the logit lens as a table"""
-    nh, T, n_layer = len(layers[0][0]), len(name), len(layers)
-    side = max(1.8, 0.14 * T)                                # inches of a map
-    width, height = max(side * n_layer + 1, 0.62 * T + 2), 0.32 * (n_layer + 1) + 1
-    figure = new_figure(width, side * nh + height + 0.8)
+    nh, T, n_layer = len(layers[0][0]), len(names), len(layers)
+    side, height = max(1.8, 0.14 * T), 0.32 * n_layer + 1.3  # inches of a map, of the table
+    figure = new_figure(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
     if not figure:
         return None
-    grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
-    for n, (_, _, _, weights) in enumerate(layers):
-        for head in range(nh):
-            axes = figure.add_subplot(grid[head, n])
-            future = torch.ones(T, T, dtype=torch.bool).triu(1)
-            heat_map(axes, weights[head].masked_fill(future, math.nan), name if n == 0 else [""] * T,
-                     name if head == nh - 1 else [""] * T, [])
-            axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
-            axes.set_facecolor("0.93")                       # the future is not looked at
     figure.suptitle("attention: how much the token of a row looks at those of the columns", fontsize=10)
+    grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
+    for head, n in itertools.product(range(nh), range(n_layer)):
+        axes = figure.add_subplot(grid[head, n], facecolor="0.93")
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # is not looked at: grey
+        heat_map(axes, layers[n][3][head].masked_fill(future, math.nan), names if n == 0 else [""] * T,
+                 names if head == nh - 1 else [""] * T)
+        axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
     p, best = lens.max(-1)                                   # (n_layer + 1, T) each
     axes = figure.add_subplot(grid[nh, :])
-    image = heat_map(axes, p, ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))], name,
-                     [[visible(tokenizer.pieces[i]) for i in row] for row in best])
+    image = heat_map(axes, p, ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))], names,
+                     [[vocabulary[i] for i in row] for row in best])
     axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
@@ -1092,19 +1089,19 @@ def read_curves(config):
     them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
     """
     at = functools.partial(os.path.join, config.out_dir)
-    if not os.path.exists(at("gpt", "metrics.csv")):
-        raise UserError(f"{at('gpt', 'metrics.csv')} is not there: `python gpt.py` trains, and writes it")
-    with open(at("gpt", "metrics.csv"), encoding="utf-8") as f:
+    path, levels = at("gpt", "metrics.csv"), {"raw bytes": 8.0}
+    if not os.path.exists(path):
+        raise UserError(f"{path} is not there: `python gpt.py` trains, and writes it")
+    with open(path, encoding="utf-8") as f:
         head, *lines = [line.strip().split(",") for line in f if line.endswith("\n")] or [[]]
     rows = [{name: float(value or "nan") for name, value in zip(head, line)}
             for line in lines if len(line) == len(head)]
     val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row["val_bpb"])]
     if not val:
-        raise UserError(f"{at('gpt', 'metrics.csv')} has no evaluation yet: wait for the first")
-    # of the validation text both are known, and a training token has about as many bytes as one of those
+        raise UserError(f"{path} has no evaluation yet: wait for the first")
+    # both are known of the validation text, and a training token has about as many bytes as one of those
     bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row["val_loss"] > 0)
     train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row["loss"])]
-    levels = {"raw bytes": 8.0}
     for model in "bigram_counts", "bigram_nn":
         try:
             with open(at(model, "result.json"), encoding="utf-8") as f:
@@ -1114,53 +1111,52 @@ def read_curves(config):
     return train, val, levels
 
 def smooth(points, n):
-    """[(step, value), ...] -> the means of as many as make n points"""
-    size = math.ceil(len(points) / n)
-    parts = [points[start:start + size] for start in range(0, len(points), size or 1)]
+    """[(step, value), ...] -> n points at most, each the mean of as many neighbours"""
+    size = max(1, math.ceil(len(points) / n))
+    parts = [points[start:start + size] for start in range(0, len(points), size)]
     return [tuple(sum(column) / len(column) for column in zip(*part)) for part in parts]
 
 def chart(train, val, levels, width=56, height=13):
-    """-> lines: training as a curve of braille dots, 2 x 4 to a character, validation as ●; log scale"""
-    last = max(1, *(step for step, _ in train + val))
-    train = smooth(train, 2 * width)
+    """-> lines: training as a curve of braille, 2 x 4 dots a character, validation as ●; log scale"""
+    last, train = max(1, *(step for step, _ in train + val)), smooth(train, 2 * width)
     values = [value for _, value in train + val] + [*levels.values()]
     high, low = math.log(max(values)), math.log(min(values))
-    def place(step, value):                                  # -> row and column, of 4 x height and 2 x width
+    def place(step, value):                                  # -> row and column of a dot
         down = (high - math.log(value)) / (high - low or 1.0)
         return round(down * (4 * height - 1)), round(step / last * (2 * width - 1))
-    cells, labels, before = [[" "] * width for _ in range(height)], [""] * height, None
+    cells, labels = [[" "] * width for _ in range(height)], [""] * height
     for name, level in levels.items():
         row = place(0, level)[0] // 4
         cells[row], labels[row] = ["─"] * width, f"{labels[row]} {name} {level:.3f}"
+    dots, before = {}, None                                  # (row, column) of a character -> its bits
     for y, x in itertools.starmap(place, train):
         above, below = sorted((y, y if before is None else before))
-        for dot in range(above, below + 1):                  # down to where the curve was before
-            bits = ord(cells[dot // 4][x // 2]) & (0xff if cells[dot // 4][x // 2] >= "\u2800" else 0)
-            cells[dot // 4][x // 2] = chr(0x2800 | bits | (1, 2, 4, 64, 8, 16, 32, 128)[x % 2 * 4 + dot % 4])
+        for dot in range(above, below + 1):                  # from where the curve was before
+            bit = (1, 2, 4, 64, 8, 16, 32, 128)[x % 2 * 4 + dot % 4]
+            dots[dot // 4, x // 2] = dots.get((dot // 4, x // 2), 0) | bit
         before = y
+    for (row, column), bits in dots.items():
+        cells[row][column] = chr(0x2800 + bits)
     for y, x in itertools.starmap(place, val):
         cells[y // 4][x // 2] = "●"
     scale = [math.exp(high - (high - low) * (row + 0.5) / height) for row in range(height)]
-    return [f"{value:5.2f} │{''.join(line)}{label}".rstrip() for value, line, label in zip(scale, cells, labels)] + [
-        "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
+    lines = [f"{value:5.2f} │{''.join(line)}{label}" for value, line, label in zip(scale, cells, labels)]
+    return [*map(str.rstrip, lines), "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
 
 def draw_curves(train, val, levels):
     """-> Figure of the same"""
     figure = new_figure(8, 4.5)
     if not figure:
         return None
-    axes = figure.add_subplot()
-    axes.set_yscale("log")
+    axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
     axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
     axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
     axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for n, (name, level) in enumerate(levels.items()):       # the two bigrams' are the same: one name above,
-        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)          # one below
-        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", fontsize=9, ha="right",
-                  va=("top", "bottom", "top")[n])
-    axes.set(xlabel="step", ylabel="bits per byte")
-    ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
+    for (name, level), side in zip(levels.items(), ("top", "bottom", "top")):    # the two bigrams' meet
+        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
+        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", fontsize=9, ha="right", va=side)
     axes.minorticks_off()
+    ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
     axes.set_yticks(ticks, map(str, ticks))
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -1169,7 +1165,7 @@ def draw_curves(train, val, levels):
 
 @plainly
 def plot(config):
-    """Draws the curves of the run in out_dir, whether it is finished or at work: in text, and as a picture."""
+    """Draws the curves of the run in out_dir, finished or at work: in text, and as a picture."""
     train, val, levels = read_curves(config)
     print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; ⠒⠒ training")
     print(*chart(train, val, levels), sep="\n")
@@ -1178,10 +1174,10 @@ def plot(config):
 
 def by_heart(text, known, least=20):
     """
-    str, str -> [(start, end), ...]: the longest stretches of the text that occur in `known` word for
-    word, `least` characters or more. (Of Shakespeare's unseen text 1% lies in such stretches, but 15% in
-    those of 16 or more: phrases that anybody says again.) An `in` that fails reads all that is known, 25
-    ms for 100 MB, so few should: where a window's ending is unknown, so is each window that holds it.
+    str, str -> [(start, end), ...]: the longest stretches of the text that `known` has word for word,
+    if they have 20 characters: of unseen Shakespeare 1% lies in such, but 15% in those of 16, phrases
+    that anybody says again. An `in` that fails reads all that is known, 100 MB in 25 ms, so few should:
+    where a window's ending is unknown, so is every window that holds this ending.
     """
     found, start, end = [], 0, least
     while end <= len(text):
@@ -1199,32 +1195,32 @@ def by_heart(text, known, least=20):
     return found
 
 def recite(model, tokenizer, config):
-    """Prints three samples, what the training text has word for word marked: so memorising is seen."""
+    """Prints three samples, marked what the training text has word for word: so memorising is seen."""
     known, unseen = (EOT.join(part) for part in split(read(config.input)))
     config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
-    length, copied, longest = 0, 0, ""
+    length, marked, longest = 0, 0, ""
     for _ in range(3):
         text = "".join(generate(model.reader(), tokenizer, config, newline, generator))
         stretches = by_heart(text, known)
         inside = [any(start <= at < end for start, end in stretches) for at in range(len(text))]
         print("-" * 20)
-        for copy, part in itertools.groupby(range(len(text)), inside.__getitem__):
-            part = "".join(text[at] if text[at].isprintable() or text[at] == "\n" else "�" for at in part)
-            print(shade(part, 1.0, f"⟦{part}⟧") if copy else part, end="")
+        for mark, part in itertools.groupby(zip(text, inside), lambda pair: pair[1]):
+            part = "".join(c if c.isprintable() or c == "\n" else "�" for c, _ in part)
+            print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-        length, copied = length + len(text), copied + sum(inside)
+        length, marked = length + len(text), marked + sum(inside)
         longest = max([longest, *(text[start:end] for start, end in stretches)], key=len)
     print("-" * 20)
-    print(f"marked: {copied / max(1, length):.0%} of these {length} characters, which the training text has "
-          f"word for word, in stretches of 20 or more")
+    print(f"marked: {marked / max(1, length):.0%} of these {length} characters, which the training text "
+          f"has word for word, in stretches of 20 or more")
     if longest:
         theirs = max((end - start for start, end in by_heart(unseen[:length], known)), default=0)
-        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much of the "
-              f"validation text: {theirs or 'less than 20'}")
+        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much of "
+              f"the validation text: {theirs or 'less than 20'}")
 
-METHOD = "bayes"                                             # of a W&B sweep; or random, or grid
-SPACE = {                                                    # [one of these], (between the two, on a log scale)
+METHOD = "bayes"                                             # of a W&B sweep; or random
+SPACE = {                                                    # [one of these], (between them, on a log scale)
     "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
     "batch_size": [4, 8, 12, 16, 24, 32], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
     "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
@@ -1233,7 +1229,8 @@ def draw(config, n):
     """-> settings of trial n, a function of (seed, n): a search that is interrupted goes on"""
     rng = random.Random(mix(config.seed, n))
     return {name: rng.choice(values) if type(values) is list else
-            float(f"{math.exp(rng.uniform(*map(math.log, values))):.2g}") for name, values in SPACE.items()}
+            float(f"{math.exp(rng.uniform(*map(math.log, values))):.2g}")
+            for name, values in SPACE.items()}
 
 def trial(config, name, settings, loaded, report=None):
     """
@@ -1245,13 +1242,13 @@ def trial(config, name, settings, loaded, report=None):
     settings = {name: value for name, value in settings.items() if name not in given(config)}
     if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
         settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
-    def run(place, loaded, report=None, **more):             # -> lines of metrics.csv, result.json
-        train.__wrapped__(replace(config, **settings, **more, out_dir=place, fresh=False), loaded, report)
-        if not os.path.exists(os.path.join(place, "gpt", "result.json")):
-            raise KeyboardInterrupt                          # a notebook's train returns when it is stopped
-        with (open(os.path.join(place, "gpt", "metrics.csv"), encoding="utf-8") as metrics,
-              open(os.path.join(place, "gpt", "result.json"), encoding="utf-8") as result):
-            return metrics.readlines(), json.load(result)
+    def run(out_dir, loaded, report=None, **more):           # -> the lines of metrics.csv, result.json
+        train.__wrapped__(replace(config, **settings, **more, out_dir=out_dir, fresh=False), loaded, report)
+        at = functools.partial(os.path.join, out_dir, "gpt")
+        if not os.path.exists(at("result.json")):            # stopped: a notebook's train returns
+            raise KeyboardInterrupt
+        with open(at("metrics.csv"), encoding="utf-8") as f, open(at("result.json"), encoding="utf-8") as g:
+            return f.readlines(), json.load(g)
     try:
         data, held_out, text = loaded                        # little to evaluate: only the pace is asked
         lines, _ = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
@@ -1270,7 +1267,7 @@ def online():
     return bool(importlib.util.find_spec("wandb") and os.environ.get("WANDB_API_KEY"))
 
 def sweep(config, kept, loaded, save):
-    """Works for a W&B sweep: the one that is named, or was begun here, or a new one -> rows of all its trials."""
+    """Takes part in a W&B sweep, the one named or begun here, or a new one -> rows of all its trials."""
     import wandb
     os.environ.setdefault("WANDB_DIR", os.path.join(config.out_dir, "tune"))
     space = {name: {"values": values} if type(values) is list else
@@ -1278,17 +1275,17 @@ def sweep(config, kept, loaded, save):
              for name, values in SPACE.items() if name not in given(config)}
     def run_trial():                                         # in a thread of wandb.agent's
         with wandb.init() as run:
+            def report(row):
+                run.log({"val_bpb": row["val_bpb"]}, step=row["step"])
             try:
-                row = trial(config, run.id, dict(run.config), loaded, lambda row: run.log(
-                    {"val_bpb": row["val_bpb"]}, step=row["step"]))
+                row = trial(config, run.id, dict(run.config), loaded, report)
                 run.summary.update({name: value for name, value in row.items() if value != math.inf})
             except Exception as error:
-                if type(error) is not Exception:
+                if type(error) is not Exception:             # a bare one: how wandb stops a thread
                     raise
-                print("W&B stopped this trial")              # so it says it, with a bare Exception
+                print("W&B stopped this trial")
                 shutil.rmtree(os.path.join(config.out_dir, "tune", run.id), ignore_errors=True)
-                row = {"trial": run.id}
-            kept["trials"].append(row)
+            kept["trials"].append(run.id)
             save()
     try:
         kept["sweep"] = config.sweep or kept["sweep"] or wandb.sweep(dict(
@@ -1296,8 +1293,8 @@ def sweep(config, kept, loaded, save):
             early_terminate=dict(type="hyperband", min_iter=3)), project="shebang")
         save()
         print(f"other machines join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
-        if len(kept["trials"]) < config.tune:
-            wandb.agent(kept["sweep"], run_trial, project="shebang", count=config.tune - len(kept["trials"]))
+        if (left := config.tune - len(kept["trials"])) > 0:
+            wandb.agent(kept["sweep"], run_trial, project="shebang", count=left)
         runs = wandb.Api().sweep(f"shebang/{kept['sweep']}").runs
         return [{"trial": run.id, **run.config, **run.summary} for run in runs if "max_steps" in run.summary]
     except (wandb.Error, ValueError) as error:
@@ -1306,16 +1303,16 @@ def sweep(config, kept, loaded, save):
 @plainly
 def tune(config):
     """Trains config.tune times for a minute with settings drawn from SPACE, and prints what was best."""
-    path, tokenizer = os.path.join(config.out_dir, "tune", "trials.json"), Tokenizer.load(config.tokenizer)
     if config.tune < 1 or config.trial_seconds < 1:
         raise UserError("--tune takes a number of trials, and --trial-seconds one of seconds, 1 or more")
     if config.sweep and not online():
         raise UserError("--sweep is W&B's: `pip install wandb`, and set WANDB_API_KEY")
+    path, tokenizer = os.path.join(config.out_dir, "tune", "trials.json"), Tokenizer.load(config.tokenizer)
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
-    typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
-    made = dict(typed, text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
-                sweep=config.sweep)
-    kept = dict(made=made, sweep="", trials=[])
+    made = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
+    made.update(text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
+                online=online(), sweep=config.sweep)
+    kept = {"made": made, "sweep": "", "trials": []}
     if os.path.exists(path):
         try:
             with open(path, encoding="utf-8") as f:
@@ -1328,7 +1325,7 @@ def tune(config):
     def save():
         write(path, json.dumps(kept, indent=1).encode())
 
-    rows = kept["trials"]
+    rows = sweep(config, kept, loaded, save) if online() else kept["trials"]
     for n in range(len(rows), 0 if online() else config.tune):
         settings = draw(config, n)
         eta = time.strftime("%H:%M:%S", time.gmtime((config.tune - n) * config.trial_seconds * 1.2))
@@ -1336,19 +1333,20 @@ def tune(config):
             f"{name} {value}" for name, value in settings.items() if name not in given(config)))
         rows.append(trial(config, n + 1, settings, loaded))
         save()
-    rows = sorted(sweep(config, kept, loaded, save) if online() else rows, key=lambda row: row["val_bpb"])
-    if not rows or not rows[0]["val_bpb"] < math.inf:
+    rows = sorted(rows, key=lambda row: row["val_bpb"])
+    if not rows or rows[0]["val_bpb"] == math.inf:
         raise UserError("no trial came to its end: why is said above")
     names = ["trial", "val_bpb", "parameters", "max_steps", *(name for name in SPACE if name in rows[0])]
     print("\n" + " ".join(f"{name:>8}" for name in names))
     for row in rows:
-        cells = [f"{row[name]:.5g}" if type(row.get(name)) is float else str(row.get(name, "")) for name in names]
+        values = [row.get(name, "") for name in names]
+        cells = [f"{value:.5g}" if type(value) is float else str(value) for value in values]
         print(" ".join(cell.rjust(max(8, len(name))) for cell, name in zip(cells, names)))
     best = replace(config, **{f.name: rows[0][f.name] for f in fields(config) if f.name in rows[0]})
     flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
              if f.name not in SESSION and getattr(best, f.name) != f.default]
-    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", os.path.join(config.out_dir, "best"),
-                                    *itertools.chain(*flags)]))
+    folder = os.path.join(config.out_dir, "best")
+    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", folder, *itertools.chain(*flags)]))
 
 # -----------------------------------------------------------------------------
 # main
