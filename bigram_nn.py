@@ -637,14 +637,14 @@ def visible(piece):
 def new_figure(width, height):
     """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
     try:
-        from matplotlib.figure import Figure                 # not pyplot: no window, no state, any thread
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state
     except ImportError:
         print("no picture: `pip install matplotlib` gets what draws it")
         return None
     return Figure((width, height), layout="constrained")
 
 def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
-    """Draws shares (R, C), 0..1, the larger the darker, with tokens on both axes and texts in the cells."""
+    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
     from matplotlib.colors import PowerNorm
     image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
@@ -688,7 +688,7 @@ def plot(config):
     counted = Counted(*count_pairs(data, V), V)
     often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
-    def chances(now, after):                                 # -> p(after | now), counted and learned
+    def chances(now, after):                                 # -> p(after | now), both ways
         learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
         return counted.log_probs(now, after).exp(), learned.exp()
 
@@ -696,7 +696,7 @@ def plot(config):
     for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
         print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
 
-    # rows and columns: the first tokens, and the second ones, of the most frequent pairs, 20 of each
+    # rows and columns: the first and the second tokens of the most frequent pairs, 20 of each
     rows, columns = {}, {}
     for x, y in zip(now.tolist(), after.tolist()):
         if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
@@ -707,7 +707,7 @@ def plot(config):
         for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
             p = p.view(len(rows), len(columns))
             cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
-            image = heat_map(axes, p, [name[i] for i in rows], [name[i] for i in columns], cells, gamma=0.5)
+            image = heat_map(axes, p, [name[i] for i in rows], [name[i] for i in columns], cells, 0.5)
             axes.set_title(f"{title}: p(next | now) in %")
             axes.set_xlabel("next")
         panels[0].set_ylabel("now")

@@ -945,14 +945,14 @@ def visible(piece):
 def new_figure(width, height):
     """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
     try:
-        from matplotlib.figure import Figure                 # not pyplot: no window, no state, any thread
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state
     except ImportError:
         print("no picture: `pip install matplotlib` gets what draws it")
         return None
     return Figure((width, height), layout="constrained")
 
 def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
-    """Draws shares (R, C), 0..1, the larger the darker, with tokens on both axes and texts in the cells."""
+    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
     from matplotlib.colors import PowerNorm
     image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
@@ -981,7 +981,7 @@ def save_picture(figure, path):
 # see: a text's way through the model, curves, what is known by heart, the search for settings
 
 def shade(text, share, plain=""):
-    """Colour where the terminal has it, the brighter the larger the share, 0..1; else plain, or the text."""
+    """Colour in a terminal that has it, the brighter the larger the share; else plain, or the text."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return plain or text
     return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
@@ -990,7 +990,7 @@ def look_inside(model, ids):
     """
     T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs)
     and attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): probabilities
-    as if the embeddings, or this block, came last. The model runs as ever, and hooks on its modules
+    as if the embeddings, or this block, came last. The model runs as ever, hooks on its modules
     listen; the weights, which the fused attention never shows, are computed again from q and k.
     """
     seen, layers, T = {}, [], len(ids)
@@ -1013,13 +1013,13 @@ def look_inside(model, ids):
 
 @plainly
 def explain(config):
-    """Walks a text through the trained model, stage by stage, with shapes and numbers, and draws it."""
+    """Walks a text through the trained model, stage by stage, in shapes and numbers; draws it."""
     model, tokenizer = trained(config)
     data = config.explain.encode("utf-8", "surrogateescape")
     ids = tokenizer.encode(config.explain).tolist()
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    cut = max(0, len(ids) - min(24, model.config.block_size))          # a picture of more is unreadable
+    cut = max(0, len(ids) - min(24, model.config.block_size))          # more cannot be read
     ids, vocabulary = ids[cut:], [*map(visible, tokenizer.pieces)]
     names = [vocabulary[i] for i in ids]
     seen, layers, lens = look_inside(model, ids)
@@ -1060,24 +1060,24 @@ def explain(config):
         save_picture(figure, os.path.join(config.out_dir, "gpt", "explain.png"))
 
 def draw_inside(names, layers, lens, vocabulary):
-    """-> Figure: a map of each head (row) in each layer (column), below them the logit lens as a table"""
+    """-> Figure: a map for each head (row) of each layer (column), below them the logit lens"""
     nh, T, n_layer = len(layers[0][0]), len(names), len(layers)
     side, height = max(1.8, 0.14 * T), 0.32 * n_layer + 1.3  # inches of a map, of the table
     figure = new_figure(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
     if not figure:
         return None
-    figure.suptitle("attention: how much the token of a row looks at those of the columns", fontsize=10)
+    figure.suptitle("attention: how much a row's token looks at those of the columns", fontsize=10)
     grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
     for head, n in itertools.product(range(nh), range(n_layer)):
         axes = figure.add_subplot(grid[head, n], facecolor="0.93")
         future = torch.ones(T, T, dtype=torch.bool).triu(1)  # is not looked at: grey
-        heat_map(axes, layers[n][3][head].masked_fill(future, math.nan), names if n == 0 else [""] * T,
-                 names if head == nh - 1 else [""] * T)
+        heat_map(axes, layers[n][3][head].masked_fill(future, math.nan),
+                 names if n == 0 else [""] * T, names if head == nh - 1 else [""] * T)
         axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
     p, best = lens.max(-1)                                   # (n_layer + 1, T) each
     axes = figure.add_subplot(grid[nh, :])
-    image = heat_map(axes, p, ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))], names,
-                     [[vocabulary[i] for i in row] for row in best])
+    depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
+    image = heat_map(axes, p, depths, names, [[vocabulary[i] for i in row] for row in best])
     axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
@@ -1085,8 +1085,8 @@ def draw_inside(names, layers, lens, vocabulary):
 
 def read_curves(config):
     """
-    -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to compare
-    them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
+    -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to
+    compare them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
     """
     at = functools.partial(os.path.join, config.out_dir)
     path, levels = at("gpt", "metrics.csv"), {"raw bytes": 8.0}
@@ -1099,7 +1099,7 @@ def read_curves(config):
     val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row["val_bpb"])]
     if not val:
         raise UserError(f"{path} has no evaluation yet: wait for the first")
-    # both are known of the validation text, and a training token has about as many bytes as one of those
+    # of the validation text both are known; its tokens are about as long as those of the training text
     bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row["val_loss"] > 0)
     train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row["loss"])]
     for model in "bigram_counts", "bigram_nn":
@@ -1117,7 +1117,7 @@ def smooth(points, n):
     return [tuple(sum(column) / len(column) for column in zip(*part)) for part in parts]
 
 def chart(train, val, levels, width=56, height=13):
-    """-> lines: training as a curve of braille, 2 x 4 dots a character, validation as ●; log scale"""
+    """-> lines: training as braille, 2 x 4 dots a character, validation as ●; log scale"""
     last, train = max(1, *(step for step, _ in train + val)), smooth(train, 2 * width)
     values = [value for _, value in train + val] + [*levels.values()]
     high, low = math.log(max(values)), math.log(min(values))
@@ -1128,7 +1128,7 @@ def chart(train, val, levels, width=56, height=13):
     for name, level in levels.items():
         row = place(0, level)[0] // 4
         cells[row], labels[row] = ["─"] * width, f"{labels[row]} {name} {level:.3f}"
-    dots, before = {}, None                                  # (row, column) of a character -> its bits
+    dots, before = {}, None                                  # (row, column) -> the character's bits
     for y, x in itertools.starmap(place, train):
         above, below = sorted((y, y if before is None else before))
         for dot in range(above, below + 1):                  # from where the curve was before
@@ -1140,8 +1140,8 @@ def chart(train, val, levels, width=56, height=13):
     for y, x in itertools.starmap(place, val):
         cells[y // 4][x // 2] = "●"
     scale = [math.exp(high - (high - low) * (row + 0.5) / height) for row in range(height)]
-    lines = [f"{value:5.2f} │{''.join(line)}{label}" for value, line, label in zip(scale, cells, labels)]
-    return [*map(str.rstrip, lines), "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
+    lines = [f"{y:5.2f} │{''.join(line)}{label}".rstrip() for y, line, label in zip(scale, cells, labels)]
+    return [*lines, "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
 
 def draw_curves(train, val, levels):
     """-> Figure of the same"""
@@ -1152,9 +1152,9 @@ def draw_curves(train, val, levels):
     axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
     axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
     axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for (name, level), side in zip(levels.items(), ("top", "bottom", "top")):    # the two bigrams' meet
+    for (name, level), side in zip(levels.items(), ("top", "bottom", "top")):
         axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
-        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", fontsize=9, ha="right", va=side)
+        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", ha="right", va=side)
     axes.minorticks_off()
     ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
     axes.set_yticks(ticks, map(str, ticks))
@@ -1174,10 +1174,10 @@ def plot(config):
 
 def by_heart(text, known, least=20):
     """
-    str, str -> [(start, end), ...]: the longest stretches of the text that `known` has word for word,
-    if they have 20 characters: of unseen Shakespeare 1% lies in such, but 15% in those of 16, phrases
-    that anybody says again. An `in` that fails reads all that is known, 100 MB in 25 ms, so few should:
-    where a window's ending is unknown, so is every window that holds this ending.
+    str, str -> [(start, end), ...]: the longest stretches of the text that `known` has word for word.
+    20 characters at least: of unseen Shakespeare 1% lies in such, but 15% in those of 16, phrases that
+    anybody says again. An `in` that fails reads all that is known, 100 MB in 25 ms, so few should: if
+    a window's ending is unknown, so is every window that holds this ending.
     """
     found, start, end = [], 0, least
     while end <= len(text):
@@ -1195,7 +1195,7 @@ def by_heart(text, known, least=20):
     return found
 
 def recite(model, tokenizer, config):
-    """Prints three samples, marked what the training text has word for word: so memorising is seen."""
+    """Prints three samples, and marks in them what the training text has word for word."""
     known, unseen = (EOT.join(part) for part in split(read(config.input)))
     config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
@@ -1212,15 +1212,15 @@ def recite(model, tokenizer, config):
         length, marked = length + len(text), marked + sum(inside)
         longest = max([longest, *(text[start:end] for start, end in stretches)], key=len)
     print("-" * 20)
-    print(f"marked: {marked / max(1, length):.0%} of these {length} characters, which the training text "
-          f"has word for word, in stretches of 20 or more")
+    print(f"marked: {marked / max(1, length):.0%} of these {length} characters, which the training "
+          f"text has word for word, in stretches of 20 or more")
     if longest:
         theirs = max((end - start for start, end in by_heart(unseen[:length], known)), default=0)
-        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much of "
-              f"the validation text: {theirs or 'less than 20'}")
+        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much "
+              f"of the validation text: {theirs or 'less than 20'}")
 
 METHOD = "bayes"                                             # of a W&B sweep; or random
-SPACE = {                                                    # [one of these], (between them, on a log scale)
+SPACE = {                                                    # [one of], (between, on a log scale)
     "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
     "batch_size": [4, 8, 12, 16, 24, 32], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
     "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
@@ -1234,40 +1234,43 @@ def draw(config, n):
 
 def trial(config, name, settings, loaded, report=None):
     """
-    Trains with these settings for trial_seconds, in a folder of its own that goes when it is done -> its
-    row. Twenty steps measure the pace, which says how many fit: so the learning rate comes down to zero
-    in each trial, large or small. What was interrupted goes on, and stays as long as it was to be.
+    Trains with these settings for trial_seconds, in a folder of its own that goes when it is done ->
+    its row. Twenty steps measure the pace, which says how many fit: so the learning rate comes down to
+    zero in each trial, large or small. What was interrupted goes on, as long as it was to be.
     """
     folder = os.path.join(config.out_dir, "tune", str(name))
     settings = {name: value for name, value in settings.items() if name not in given(config)}
     if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
         settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
-    def run(out_dir, loaded, report=None, **more):           # -> the lines of metrics.csv, result.json
-        train.__wrapped__(replace(config, **settings, **more, out_dir=out_dir, fresh=False), loaded, report)
-        at = functools.partial(os.path.join, out_dir, "gpt")
-        if not os.path.exists(at("result.json")):            # stopped: a notebook's train returns
-            raise KeyboardInterrupt
-        with open(at("metrics.csv"), encoding="utf-8") as f, open(at("result.json"), encoding="utf-8") as g:
-            return f.readlines(), json.load(g)
+    def run(out_dir, loaded, report=None, **more):           # -> what is in the file of that name
+        c = replace(config, **settings, **more, out_dir=out_dir, fresh=False)
+        train.__wrapped__(c, loaded, report)                 # its UserError is for us
+        def text_of(name):
+            with open(os.path.join(out_dir, "gpt", name), encoding="utf-8") as f:
+                return f.read()
+        if not os.path.exists(os.path.join(out_dir, "gpt", "result.json")):
+            raise KeyboardInterrupt                          # stopped: in a notebook train returns
+        return text_of
     try:
-        data, held_out, text = loaded                        # little to evaluate: only the pace is asked
-        lines, _ = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
-        ms = sorted(float(line.split(",")[METRICS.index("ms")]) for line in lines[11:21])[5]
+        data, held_out, text = loaded                        # little to evaluate: the pace is asked
+        paced = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
+        rows = [line.split(",") for line in paced("metrics.csv").splitlines()[11:21]]
+        ms = sorted(float(row[METRICS.index("ms")]) for row in rows)[5]
         settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
         settings["eval_every"] = math.ceil(settings["max_steps"] / 6)
-        _, result = run(folder, loaded, report)
+        result = json.loads(run(folder, loaded, report)("result.json"))
     except UserError as error:                               # settings that do not go, or go wrong
         print(f"trial {name}: {error}")
         result = {"val_bpb": math.inf, "parameters": 0}
     shutil.rmtree(folder, ignore_errors=True)
-    return {"trial": name, "val_bpb": result["val_bpb"], "parameters": result["parameters"], **settings}
+    return {"trial": name, **{key: result[key] for key in ("val_bpb", "parameters")}, **settings}
 
 def online():
     """Whether trials are W&B's: it is installed, and there is a key."""
     return bool(importlib.util.find_spec("wandb") and os.environ.get("WANDB_API_KEY"))
 
 def sweep(config, kept, loaded, save):
-    """Takes part in a W&B sweep, the one named or begun here, or a new one -> rows of all its trials."""
+    """Takes part in a W&B sweep, the one named, or begun here, or a new one -> all its trials' rows."""
     import wandb
     os.environ.setdefault("WANDB_DIR", os.path.join(config.out_dir, "tune"))
     space = {name: {"values": values} if type(values) is list else
@@ -1279,7 +1282,7 @@ def sweep(config, kept, loaded, save):
                 run.log({"val_bpb": row["val_bpb"]}, step=row["step"])
             try:
                 row = trial(config, run.id, dict(run.config), loaded, report)
-                run.summary.update({name: value for name, value in row.items() if value != math.inf})
+                run.summary.update({name: row[name] for name in row if row[name] != math.inf})
             except Exception as error:
                 if type(error) is not Exception:             # a bare one: how wandb stops a thread
                     raise
@@ -1292,22 +1295,23 @@ def sweep(config, kept, loaded, save):
             method=METHOD, metric=dict(name="val_bpb", goal="minimize"), parameters=space,
             early_terminate=dict(type="hyperband", min_iter=3)), project="shebang")
         save()
-        print(f"other machines join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
+        print(f"others join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
         if (left := config.tune - len(kept["trials"])) > 0:
             wandb.agent(kept["sweep"], run_trial, project="shebang", count=left)
         runs = wandb.Api().sweep(f"shebang/{kept['sweep']}").runs
-        return [{"trial": run.id, **run.config, **run.summary} for run in runs if "max_steps" in run.summary]
+        return [{**run.config, **run.summary} for run in runs if "max_steps" in run.summary]
     except (wandb.Error, ValueError) as error:
         raise UserError(f"W&B does not answer as it should: {error}") from None
 
 @plainly
 def tune(config):
-    """Trains config.tune times for a minute with settings drawn from SPACE, and prints what was best."""
+    """Trains config.tune times for a minute, with settings from SPACE, and prints what was best."""
     if config.tune < 1 or config.trial_seconds < 1:
-        raise UserError("--tune takes a number of trials, and --trial-seconds one of seconds, 1 or more")
+        raise UserError("--tune takes a number of trials, --trial-seconds one of seconds, 1 or more")
     if config.sweep and not online():
         raise UserError("--sweep is W&B's: `pip install wandb`, and set WANDB_API_KEY")
-    path, tokenizer = os.path.join(config.out_dir, "tune", "trials.json"), Tokenizer.load(config.tokenizer)
+    path = os.path.join(config.out_dir, "tune", "trials.json")
+    tokenizer = Tokenizer.load(config.tokenizer)
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
     made = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
     made.update(text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
@@ -1320,8 +1324,8 @@ def tune(config):
         except ValueError:
             raise UserError(f"{path} is damaged: without it the search begins anew") from None
         if kept["made"] != made:
-            raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps them "
-                            "and starts others")
+            raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps "
+                            "them and starts others")
     def save():
         write(path, json.dumps(kept, indent=1).encode())
 
@@ -1336,7 +1340,7 @@ def tune(config):
     rows = sorted(rows, key=lambda row: row["val_bpb"])
     if not rows or rows[0]["val_bpb"] == math.inf:
         raise UserError("no trial came to its end: why is said above")
-    names = ["trial", "val_bpb", "parameters", "max_steps", *(name for name in SPACE if name in rows[0])]
+    names = ["trial", "val_bpb", "parameters", "max_steps", *filter(rows[0].__contains__, SPACE)]
     print("\n" + " ".join(f"{name:>8}" for name in names))
     for row in rows:
         values = [row.get(name, "") for name in names]
@@ -1346,7 +1350,8 @@ def tune(config):
     flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
              if f.name not in SESSION and getattr(best, f.name) != f.default]
     folder = os.path.join(config.out_dir, "best")
-    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", folder, *itertools.chain(*flags)]))
+    command = ["python", "gpt.py", "--out-dir", folder, *itertools.chain(*flags)]
+    print("\nthe best:", shlex.join(command))
 
 # -----------------------------------------------------------------------------
 # main

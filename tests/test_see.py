@@ -355,7 +355,7 @@ def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
     patch = SMALL + "; METHOD = 'random'"
     first = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)
     assert first.returncode == 0, first
-    ident = re.search(r"other machines join with  python gpt.py --tune 2 --sweep (\S+)", first.stdout).group(1)
+    ident = re.search(r"others join with  python gpt.py --tune 2 --sweep (\S+)", first.stdout).group(1)
     other = shop.run("gpt.py", *TUNE, "--tune", 1, "--sweep", ident, "--out-dir", "out2", env=home, patch=patch)
     assert other.returncode == 0, other
     def table(shown):
