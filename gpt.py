@@ -1152,9 +1152,10 @@ def draw_curves(train, val, levels):
     axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
     axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
     axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for (name, level), side in zip(levels.items(), ("top", "bottom", "top")):
+    for (name, level), lift in zip(levels.items(), (-4, 4, -4)):       # the two bigrams' are the same
         axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
-        axes.text(val[-1][0], level, f"{name} {level:.3f}", color="0.4", ha="right", va=side)
+        axes.annotate(f"{name} {level:.3f}", (val[-1][0], level), (0, lift), textcoords="offset points",
+                      color="0.4", ha="right", va="bottom" if lift > 0 else "top")
     axes.minorticks_off()
     ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
     axes.set_yticks(ticks, map(str, ticks))
