@@ -1094,8 +1094,7 @@ def read_curves(config):
         raise UserError(f"{path} is not there: `python gpt.py` trains, and writes it")
     with open(path, encoding="utf-8") as f:
         head, *lines = [line.strip().split(",") for line in f if line.endswith("\n")] or [[]]
-    rows = [{name: float(value or "nan") for name, value in zip(head, line)}
-            for line in lines if len(line) == len(head)]
+    rows = [{name: float(value or "nan") for name, value in zip(head, line)} for line in lines]
     val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row["val_bpb"])]
     if not val:
         raise UserError(f"{path} has no evaluation yet: wait for the first")

@@ -163,9 +163,10 @@ def test_pairs_picture_and_errors(trained, tmp_path):
 
 HEAD = "step,loss,lr,grad_norm,scale,ms,tokens_per_second,seconds,val_loss,val_bpb\n"
 
-def test_curves_of_half_a_csv(gpt, shop):
+@pytest.mark.parametrize("torn", ["4,2.0,0.1,1,1,5", "4,2.0,0.1,1,1,50,100,0.25,3.0,2", "4"])
+def test_curves_of_half_a_csv(gpt, shop, torn):
     shop.write("out/gpt/metrics.csv", HEAD + "0,6.0,0.1,1,1,50,100,0.05,6.0,4.0\n1,5.0,0.1,1,1,50,100,0.1,,\n"
-               "2,nan,0.1,1,1,50,100,0.15,,\n3,3.0,0.1,1,1,50,100,0.2,3.3,2.2\n4,2.0,0.1,1,1,5")
+               "2,nan,0.1,1,1,50,100,0.15,,\n3,3.0,0.1,1,1,50,100,0.2,3.3,2.2\n" + torn)
     shop.write("out/bigram_counts/result.json", json.dumps(dict(val_bpb=2.5)))
     train, val, levels = gpt.read_curves(gpt.Config(out_dir=str(shop.path / "out")))
     assert train == [(0, pytest.approx(4.0)), (1, pytest.approx(10 / 3)), (3, pytest.approx(2.0))]
