@@ -86,6 +86,17 @@ def given(config):
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
+def progress(what, total, power=1.0):
+    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((total / n) ** power - 1)
+            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
+    return done
+
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -273,10 +284,12 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids = array("i")
+    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
     for n, text in enumerate(texts):
         ids.extend([tokenizer.eot] if n else [])
-        ids.extend(array("i", tokenizer.encode(text)))
+        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
+            ids.extend(array("i", tokenizer.encode(part)))
+            done(n_read := n_read + len(part))
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
 
 def load_data(config, tokenizer, block_size):
@@ -340,7 +353,9 @@ def count_pairs(ids, vocab_size, block=0):
     dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
     keys = counts = torch.empty(0, dtype=torch.int64, device=device)
     block = block or (1 << 15 if len(dense) else 1 << 22)
-    for now, after in zip(ids[:-1].split(block), ids[1:].split(block)):
+    done = progress("pairs counted:", len(ids) - 1)
+    for n, (now, after) in enumerate(zip(ids[:-1].split(block), ids[1:].split(block))):
+        done(n * block + len(now))
         pairs = now.long() * V + after
         if len(dense):
             dense.scatter_add_(0, pairs, torch.ones_like(pairs))
@@ -379,7 +394,10 @@ class Counted:
 
     def loss(self, ids, block=1 << 22):
         """(M + 1,) ids -> nats per token over all but the first"""
-        parts = [self.log_probs(x, y).sum() for x, y in zip(ids[:-1].split(block), ids[1:].split(block))]
+        parts, done = [], progress("tokens evaluated:", len(ids) - 1)
+        for x, y in zip(ids[:-1].split(block), ids[1:].split(block)):
+            parts.append(self.log_probs(x, y).sum())
+            done(min(len(ids) - 1, len(parts) * block))
         return -sum(parts).item() / (len(ids) - 1)
 
 # -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ bigram_nn.py: the model of bigram_counts.py again, learned by gradient descent.
     python bigram_nn.py                                  # a table of logits, V x V: the counts, learned
     python bigram_nn.py --n-embd 64                      # each token a vector of 64 numbers: better than the counts
     python bigram_nn.py --sample --prompt "ROMEO:"       # speak
+    python bigram_nn.py --plot                           # see the pairs, counted and learned
 
 Dataset, DataLoader, a network, a loss, AdamW, a loop: all of gpt.py but its architecture. Both bigrams
 have one optimum. The loss per token is -log p(next | now), whose minimum over a table is the share of
@@ -18,7 +19,7 @@ is learned of one serves the other: fewer numbers than the table, and a better p
 import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math, os
 import pickle, re, sys, time, warnings, zlib
 from array import array
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
 try:
@@ -86,6 +87,17 @@ def given(config):
     """The names of the fields that were typed; of a Config made by hand, those not at their default."""
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
+
+def progress(what, total, power=1.0):
+    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((total / n) ** power - 1)
+            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
+    return done
 
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
@@ -268,6 +280,8 @@ class Config:
     max_new_tokens: int = flag(200, "tokens per sample, at the most")
     temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
     top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    # seeing
+    plot: bool = flag(False, "draw the most frequent pairs, as counted and as learned")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -283,10 +297,12 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids = array("i")
+    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
     for n, text in enumerate(texts):
         ids.extend([tokenizer.eot] if n else [])
-        ids.extend(array("i", tokenizer.encode(text)))
+        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
+            ids.extend(array("i", tokenizer.encode(part)))
+            done(n_read := n_read + len(part))
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
 
 def load_data(config, tokenizer, block_size):
@@ -380,7 +396,9 @@ def count_pairs(ids, vocab_size, block=0):
     dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
     keys = counts = torch.empty(0, dtype=torch.int64, device=device)
     block = block or (1 << 15 if len(dense) else 1 << 22)
-    for now, after in zip(ids[:-1].split(block), ids[1:].split(block)):
+    done = progress("pairs counted:", len(ids) - 1)
+    for n, (now, after) in enumerate(zip(ids[:-1].split(block), ids[1:].split(block))):
+        done(n * block + len(now))
         pairs = now.long() * V + after
         if len(dense):
             dense.scatter_add_(0, pairs, torch.ones_like(pairs))
@@ -419,7 +437,10 @@ class Counted:
 
     def loss(self, ids, block=1 << 22):
         """(M + 1,) ids -> nats per token over all but the first"""
-        parts = [self.log_probs(x, y).sum() for x, y in zip(ids[:-1].split(block), ids[1:].split(block))]
+        parts, done = [], progress("tokens evaluated:", len(ids) - 1)
+        for x, y in zip(ids[:-1].split(block), ids[1:].split(block)):
+            parts.append(self.log_probs(x, y).sum())
+            done(min(len(ids) - 1, len(parts) * block))
         return -sum(parts).item() / (len(ids) - 1)
 
 # -----------------------------------------------------------------------------
@@ -492,8 +513,11 @@ def evaluate(model, ids, block=1 << 12):
     """(M + 1,) ids -> nats per token over all but the first"""
     with torch.inference_mode():
         pairs = zip(ids[:-1].long().split(block), ids[1:].long().split(block))
-        parts = [model(now, after) * len(now) for now, after in pairs]
-    return sum(part.item() for part in parts) / (len(ids) - 1)
+        parts, done = [], progress("tokens evaluated:", len(ids) - 1)
+        for now, after in pairs:
+            parts.append(model(now, after).item() * len(now))
+            done(min(len(ids) - 1, len(parts) * block))
+    return sum(parts) / (len(ids) - 1)
 
 @plainly
 def train(config):
@@ -557,9 +581,11 @@ def train(config):
 
 def total_variation(model, counted):
     """The share of probability that the two put on different tokens, each row as often as it occurs."""
-    every = torch.arange(counted.vocab_size)
-    apart = [(model(now).softmax(-1) - counted.log_probs(now.expand_as(every), every).exp()).abs().sum() / 2
-             for now in every]
+    every, apart, done = torch.arange(counted.vocab_size), [], progress("rows compared:", counted.vocab_size)
+    for now in every:
+        p, q = model(now).softmax(-1), counted.log_probs(now.expand_as(every), every).exp()
+        apart.append((p - q).abs().sum() / 2)
+        done(len(apart))
     return (torch.stack(apart) * counted.rows).sum().item() / counted.rows.sum().item()
 
 # -----------------------------------------------------------------------------
@@ -575,12 +601,100 @@ def sample(config):
     speak(lambda: lambda ids: model.requires_grad_(False)(torch.tensor(ids[-1])), tokenizer, config)
 
 # -----------------------------------------------------------------------------
+# see: what makes things visible (same in bigram_nn.py and gpt.py)
+
+def visible(piece):
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+def new_figure(width, height):
+    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+    try:
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state
+    except ImportError:
+        print("no picture: `pip install matplotlib` gets what draws it")
+        return None
+    return Figure((width, height), layout="constrained")
+
+def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
+    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
+    from matplotlib.colors import PowerNorm
+    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
+    return image
+
+def save_picture(figure, path):
+    """Figure -> PNG; a notebook shows it, too."""
+    print(f"drawing {path}", flush=True)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
+        figure.savefig(buffer, dpi=100)
+    write(path, buffer.getbuffer())
+    if hasattr(builtins, "__IPYTHON__"):
+        from IPython.display import Image, display
+        display(Image(path))
+
+# -----------------------------------------------------------------------------
+# see: the table
+
+@plainly
+def plot(config):
+    """Prints and draws the most frequent pairs: how likely they are as counted, and as learned."""
+    folder = folder_of(config)
+    saved, tokenizer = load([os.path.join(folder, "model.pt")], "bigram_nn", config,
+                            "`python bigram_nn.py` trains one")
+    V, name = tokenizer.vocab_size, [*map(visible, tokenizer.pieces)]
+    source = config.input if "input" in given(config) else saved["config"]["input"]
+    data, _, text = load_data(replace(config, input=source), tokenizer, 1)
+    if text != saved["text"]:
+        raise UserError(f"{folder} has learned another text than {source}: --input names it")
+    model = Bigram(V, saved["config"]["n_embd"]).requires_grad_(False)
+    model.load_state_dict(saved["weights"])
+    counted = Counted(*count_pairs(data, V), V)
+    often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
+    now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
+    def chances(now, after):                                 # -> p(after | now), both ways
+        learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
+        return counted.log_probs(now, after).exp(), learned.exp()
+
+    print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
+    for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
+        print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
+
+    # rows and columns: the first and the second tokens of the most frequent pairs, 20 of each
+    rows, columns = {}, {}
+    for x, y in zip(now.tolist(), after.tolist()):
+        if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
+            rows[x] = columns[y] = None
+    if figure := new_figure(14, 7):
+        pairs = torch.tensor(list(itertools.product(rows, columns)))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
+            p = p.view(len(rows), len(columns))
+            cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
+            image = heat_map(axes, p, [name[i] for i in rows], [name[i] for i in columns], cells, 0.5)
+            axes.set_title(f"{title}: p(next | now) in %")
+            axes.set_xlabel("next")
+        panels[0].set_ylabel("now")
+        figure.colorbar(image, ax=panels, shrink=0.5)
+        save_picture(figure, os.path.join(folder, "pairs.png"))
+
+# -----------------------------------------------------------------------------
 # main
 
 @plainly
 def main():
     config = parse(Config)
-    sample(config) if config.sample else train(config)
+    plot(config) if config.plot else sample(config) if config.sample else train(config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's

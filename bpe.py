@@ -88,6 +88,17 @@ def given(config):
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
+def progress(what, total, power=1.0):
+    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((total / n) ** power - 1)
+            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
+    return done
+
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -305,17 +316,6 @@ class Config:
 
 # -----------------------------------------------------------------------------
 # train: count pairs of neighbours, merge the most frequent one, repeat
-
-def progress(what, total, power=1.0):
-    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
-    start = last = time.time()
-    def done(n):
-        nonlocal last
-        if time.time() - last > 1.5:
-            last = time.time()
-            eta = (last - start) * ((total / n) ** power - 1)
-            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
-    return done
 
 def spread(work, texts):
     """list of str -> work(block) for every megabyte of them, in order; large texts on all cores."""

@@ -8,12 +8,15 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
     python gpt.py                                        # train on input.txt, or go on where it stopped
     python gpt.py --max-steps 4000                       # go on with a finished run
     python gpt.py --sample --prompt "ROMEO:"             # speak
+    python gpt.py --explain "To be, or not to be"        # see what happens to a text, stage by stage
+    python gpt.py --plot                                 # see the curves, also while it trains
+    python gpt.py --tune 20                              # search for better settings
 
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
 import argparse, builtins, codecs, copy, csv, ctypes, functools, glob, hashlib, io, itertools, json, math, netrc
-import os, pickle, re, shlex, shutil, signal, sys, tempfile, threading, time, urllib.request, warnings, zlib
+import os, pickle, random, re, shlex, shutil, signal, sys, tempfile, threading, time, urllib.request, warnings, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -84,6 +87,17 @@ def given(config):
     """The names of the fields that were typed; of a Config made by hand, those not at their default."""
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
+
+def progress(what, total, power=1.0):
+    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+    start = last = time.time()
+    def done(n):
+        nonlocal last
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((total / n) ** power - 1)
+            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
+    return done
 
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
@@ -292,6 +306,12 @@ class Config:
     max_new_tokens: int = flag(200, "tokens per sample, at the most")
     temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
     top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    # seeing
+    explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
+    plot: bool = flag(False, "draw the curves of the run, also while it trains")
+    tune: int = flag(0, "search for better settings with this many short runs")
+    trial_seconds: int = flag(60, "seconds of training in each of them")
+    sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -307,10 +327,12 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids = array("i")
+    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
     for n, text in enumerate(texts):
         ids.extend([tokenizer.eot] if n else [])
-        ids.extend(array("i", tokenizer.encode(text)))
+        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
+            ids.extend(array("i", tokenizer.encode(part)))
+            done(n_read := n_read + len(part))
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
 
 def load_data(config, tokenizer, block_size):
@@ -598,17 +620,17 @@ def run_path(config, text=""):
 def brief(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
-def rows_of(path, written):
-    """Yields the rows of metrics.csv as dicts, also while it grows, until written (an Event) is set."""
+def rows_of(path, written=None):
+    """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
     names, line = None, ""
     with open(path, encoding="utf-8") as f:
         while True:
-            last = written.is_set()
+            last = not written or written.is_set()
             line += f.readline()
             if line.endswith("\n"):
                 cells = next(csv.reader([line]))
                 if names:
-                    yield {name: json.loads(cell) for name, cell in zip(names, cells) if cell}
+                    yield {name: cell if name == "sample" else float(cell) for name, cell in zip(names, cells) if cell}
                 names, line = names or cells, ""
             elif last:
                 return
@@ -699,8 +721,8 @@ class Track:
             else:
                 self.put(name, files)
         for row in self.rows:
-            step, said = row["step"], row.pop("sample", None)
-            samples += [[step, said]] if said else []
+            step, said = int(row["step"]), row.pop("sample", None)
+            samples += [[step, json.loads(said)]] if said else []
             if step >= run.starting_step:                    # what a killed session has sent is there
                 run.log(row, step=step)
             due = not run.offline and time.time() - sent > 60 * self.config.upload_minutes
@@ -754,8 +776,7 @@ def artifacts(config):
 
 def upload(config):
     """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
-    at, written = functools.partial(os.path.join, config.out_dir), threading.Event()
-    written.set()
+    at = functools.partial(os.path.join, config.out_dir)
     def send(stage, newest, *what):
         sent, answer = at("wandb", "sent-" + stage), online(config)
         if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(newest):
@@ -773,16 +794,16 @@ def upload(config):
         if stage != "gpt" and os.path.exists(at(folder, "result.json")):
             with open(at(folder, "result.json"), encoding="utf-8") as f:
                 result = json.load(f)
-            rows = [*rows_of(at(folder, "metrics.csv"), written)] if os.path.exists(at(folder, "metrics.csv")) else []
+            rows = [*rows_of(at(folder, "metrics.csv"))] if os.path.exists(at(folder, "metrics.csv")) else []
             rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
             files = {name: at(folder, name) for name in ("model.pt", "metrics.csv", "result.json")}
             send(stage, at(folder, "result.json"), result, {}, rows, {stage: files}, inputs)
     if os.path.exists(at("gpt", "state.pt")):
         saved, _ = load([at("gpt", "state.pt")], "gpt", config, ANEW)
         send("gpt", at("gpt", "state.pt"), about(saved), {"step": saved["step"]},
-             rows_of(at("gpt", "metrics.csv"), written), outputs, inputs)
+             rows_of(at("gpt", "metrics.csv")), outputs, inputs)
 
-def fetch(api, path, folder):
+def download(api, path, folder):
     """An artifact -> its files in folder, whole, and as they were sent. False: there is no such artifact."""
     if not api.artifact_exists(path):
         return False
@@ -799,7 +820,7 @@ def fetch(api, path, folder):
             return True
     raise UserError(f"{path} arrives damaged, twice: delete that version there, or choose another --run")
 
-def bring(config):
+def fetch(config):
     """
     Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is further on,
     with --fetch the other models, too. Changes config to where they are.
@@ -817,12 +838,12 @@ def bring(config):
             raise UserError("it does not answer")
         wandb, folder = import_wandb(config)
         api = wandb.Api(timeout=20)
-        if not find(config.input) and fetch(api, path + "data:latest", at("data")):
+        if not find(config.input) and download(api, path + "data:latest", at("data")):
             config.input, config.typed = at("data"), given(config) | {"input"}
         wanted = {} if config.tokenizer == "bytes" else {"tokenizer": config.tokenizer}
         wanted |= {name: at(place, "model.pt") for name, place in FOLDERS.items() if config.fetch}
         for name, file in wanted.items():
-            if not os.path.exists(file) and fetch(api, f"{path}{name}:latest", os.path.dirname(file)):
+            if not os.path.exists(file) and download(api, f"{path}{name}:latest", os.path.dirname(file)):
                 write(os.path.join(folder, "sent-" + name), b"online")
                 config.typed = given(config) | ({name} & {"tokenizer"})
         if api.artifact_exists(path + "gpt-state:latest"):
@@ -830,7 +851,7 @@ def bring(config):
             if here and checksum(about(here))[:6] != there["id"][-6:]:
                 raise UserError(f"{config.run} is there with other settings: another --run starts one of its own")
             if there["step"] > (here["step"] if here else -1):
-                fetch(api, path + "gpt-state:latest", at("gpt"))
+                download(api, path + "gpt-state:latest", at("gpt"))
                 write(os.path.join(folder, "sent-gpt"), b"online")
                 print(f"W&B: {path[:-1]} was left at step {there['step']}")
     except ImportError:
@@ -848,7 +869,8 @@ METRICS = "step loss matrix_lr vector_lr grad_norm scale ms tokens_per_second se
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
 SESSION = {"out_dir", "device", "fresh", "compile", "wandb", "upload_minutes", "max_minutes", "upload", "fetch",
-           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k"}
+           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k",
+           "explain", "plot", "tune", "trial_seconds", "sweep"}
 FIXED = "run seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
 
 def settle(config, kept, device):
@@ -938,7 +960,10 @@ def evaluate(model, ids, batch_size):
     training = model.training
     model.eval()
     with torch.inference_mode():
-        nats = [model(*xy).double() for xy in zip(x.split(batch_size), y.split(batch_size))]
+        nats, done = [], progress("rows evaluated:", len(x))
+        for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
+            nats.append(model(xs, ys).double())
+            done(min(len(x), len(nats) * batch_size))
     model.train(training)
     return sum(nats).item() / (len(ids) - 1)
 
@@ -983,19 +1008,19 @@ def compiled(model, autocast, *batch):
         model.zero_grad()
 
 @plainly
-def train(config):
+def train(config, loaded=None, report=None):
     """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
     started, device, folder = time.time(), pick_device(config.device), os.path.join(config.out_dir, "gpt")
     at = functools.partial(os.path.join, folder)
     checkpoints = [at("state.pt"), at("stable.pt")]
     if not config.fresh:
-        bring(config)
+        fetch(config)
     if config.fresh or not any(map(os.path.exists, checkpoints)):
         saved, tokenizer = None, Tokenizer.load(config.tokenizer)
     else:
         saved, tokenizer = load(checkpoints, "gpt", config, ANEW)
     config = settle(config, saved["config"] if saved else {}, device)
-    data, held_out, text = load_data(config, tokenizer, config.block_size)
+    data, held_out, text = loaded or load_data(config, tokenizer, config.block_size)
     held_out = held_out.to(device)
     if saved and saved["text"] != text:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
@@ -1100,6 +1125,8 @@ def train(config):
                 row["sample"] = taste(average, tokenizer, config)
                 print(f"step {step:>6} | validation {val:.4f} nats per token, {row['val_bpb']:.4f} bits "
                       f"per byte | {row['sample']}")
+                if report:
+                    report(row)
                 if len(vals) == 4 and all(earlier < later for earlier, later in zip(vals, vals[1:])):
                     print("warning: validation has risen three times: more text, more --dropout or fewer "
                           "--max-steps would help")
@@ -1168,15 +1195,16 @@ def train(config):
                 val_bpb=best["val_bpb"], seconds=seconds, text=text,
                 tokenizer=tokenizer.fingerprint)
     written.set()
+    if not config.tune:
+        recite(average, tokenizer, config)
     track.end()
     return average
 
 # -----------------------------------------------------------------------------
 # sample
 
-@plainly
-def sample(config):
-    """Speaks with the weights that were best on validation."""
+def trained(config):
+    """-> the model with the weights that were best on validation, its tokenizer"""
     folder = os.path.join(config.out_dir, "gpt")
     if config.run:                                           # fetched once, then kept
         folder = os.path.join(config.out_dir, "fetched", *config.run.split("/"))
@@ -1186,8 +1214,8 @@ def sample(config):
                 raise UserError("no key for W&B (WANDB_API_KEY), or it does not answer")
             wandb, _ = import_wandb(config)
             api, path = wandb.Api(timeout=20), "/".join(run_path(config))
-            fetch(api, path + "-tokenizer:latest", folder)
-            if not fetch(api, path + "-gpt:best", folder):
+            download(api, path + "-tokenizer:latest", folder)
+            if not download(api, path + "-gpt:best", folder):
                 raise UserError(f"W&B has no model of {path}")
         config.tokenizer = here if os.path.exists(here) else "bytes"
         config.typed = given(config) | {"tokenizer"}
@@ -1195,7 +1223,426 @@ def sample(config):
     saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
     model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
-    speak(model.eval().to(pick_device(config.device)).reader, tokenizer, config)
+    return model.eval(), tokenizer
+
+@plainly
+def sample(config):
+    """Speaks with the weights that were best on validation."""
+    model, tokenizer = trained(config)
+    speak(model.to(pick_device(config.device)).reader, tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# see: what makes things visible (same in bigram_nn.py and gpt.py)
+
+def visible(piece):
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+def new_figure(width, height):
+    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+    try:
+        from matplotlib.figure import Figure                 # not pyplot: no window, no state
+    except ImportError:
+        print("no picture: `pip install matplotlib` gets what draws it")
+        return None
+    return Figure((width, height), layout="constrained")
+
+def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
+    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
+    from matplotlib.colors import PowerNorm
+    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
+    return image
+
+def save_picture(figure, path):
+    """Figure -> PNG; a notebook shows it, too."""
+    print(f"drawing {path}", flush=True)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
+        figure.savefig(buffer, dpi=100)
+    write(path, buffer.getbuffer())
+    if hasattr(builtins, "__IPYTHON__"):
+        from IPython.display import Image, display
+        display(Image(path))
+
+# -----------------------------------------------------------------------------
+# see: a text's way through the model, curves, what is known by heart, the search for settings
+
+def shade(text, share, plain=""):
+    """Colour in a terminal that has it, the brighter the larger the share; else plain, or the text."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return plain or text
+    return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
+
+def look_inside(model, ids):
+    """
+    T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs)
+    and attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): probabilities
+    as if the embeddings, or this block, came last. The model runs as ever, hooks on its modules
+    listen; the weights, which the fused attention never shows, are computed again from q and k.
+    """
+    seen, layers, T = {}, [], len(ids)
+    hooks = [module.register_forward_hook(lambda module, x, y, name=name: seen.update({name: y[0]}))
+             for name, module in model.named_modules()]
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+        for hook in hooks:
+            hook.remove()
+        for n, block in enumerate(model.blocks):
+            q, k, v = (seen[f"blocks.{n}.attn.{name}"].view(T, -1, block.attn.hs).transpose(0, 1)
+                       for name in ("q_norm", "k_norm", "v_proj"))
+            q, k = (rotate(t, model.cos[:T], model.sin[:T]) for t in (q, k))
+            scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / block.attn.hs ** 0.5
+            future = torch.ones(T, T, dtype=torch.bool).triu(1)
+            layers.append((q, k, v, scores.masked_fill(future, -math.inf).softmax(-1)))
+        depths = torch.stack([seen["embd"], *(seen[f"blocks.{n}"] for n in range(len(layers)))])
+        lens = F.linear(model.norm(depths), model.embd.weight).softmax(-1)
+    return seen, layers, lens
+
+@plainly
+def explain(config):
+    """Walks a text through the trained model, stage by stage, in shapes and numbers; draws it."""
+    model, tokenizer = trained(config)
+    data = config.explain.encode("utf-8", "surrogateescape")
+    ids = tokenizer.encode(config.explain).tolist()
+    if not ids:
+        raise UserError("--explain needs a text to walk through the model")
+    cut = max(0, len(ids) - min(24, model.config.block_size))          # more cannot be read
+    ids, vocabulary = ids[cut:], [*map(visible, tokenizer.pieces)]
+    names = [vocabulary[i] for i in ids]
+    seen, layers, lens = look_inside(model, ids)
+
+    def say(stage, shape, what):
+        print(f"{stage:16}{str(tuple(shape)) if shape else '':15}{what}")
+    def numbers(x):
+        return "  ".join(f"{number:+.2f}" for number in x[:6]) + f"  ...  length {x.norm():.1f}"
+    def best(shares, names):
+        top = zip(*shares.topk(min(5, len(shares))))
+        return " ".join(shade(f"{names[i]:>8} {share:4.0%}", share) for share, i in top)
+
+    say("text", "", visible(data))
+    say("UTF-8 bytes", (len(data),), data.hex(" "))
+    say("tokens", "", f"the last {len(ids)}: " * (cut > 0) + " ".join(names))
+    say("idx", (len(ids),), " ".join(map(str, ids)))
+    print(f"\nFrom here on every token has its own row; shown is that of the last, {names[-1]}\n")
+    say("embeddings x", seen["embd"].shape, numbers(seen["embd"][-1]))
+    say("", "", "next? " + best(lens[0, -1], vocabulary))
+    for n, (q, k, v, weights) in enumerate(layers):
+        print(f"\nblock {n + 1}")
+        for role, t in ("query", q), ("key", k), ("value", v):
+            say(f"  {role[0]}", t.shape, f"head 1's {role}: {numbers(t[0, -1])}")
+        for head, row in enumerate(weights[:, -1]):
+            say("" if head else "  attention", "" if head else weights.shape,
+                f"head {head + 1} looks at {best(row, names)}")
+        for stage, name in ("  + attn", ".attn"), ("  + mlp", ".mlp"), ("  = x", ""):
+            x = seen[f"blocks.{n}{name}"]
+            say(stage, x.shape, numbers(x[-1]))
+        say("", "", "next? " + best(lens[n + 1, -1], vocabulary))
+    print()
+    say("norm", seen["norm"].shape, numbers(seen["norm"][-1]))
+    logits = seen[""][-1]                                    # (V,): x times every token's embedding
+    say("logits", seen[""].shape, "      " + " ".join(
+        f"{vocabulary[i]:>8} {logit:+4.1f}" for logit, i in zip(*logits.topk(5))))
+    say("softmax", seen[""].shape, "next? " + best(logits.softmax(-1), vocabulary))
+    if figure := draw_inside(names, layers, lens, vocabulary):
+        save_picture(figure, os.path.join(config.out_dir, "gpt", "explain.png"))
+
+def draw_inside(names, layers, lens, vocabulary):
+    """-> Figure: a map for each head (row) of each layer (column), below them the logit lens"""
+    nh, T, n_layer = len(layers[0][0]), len(names), len(layers)
+    side, height = max(1.8, 0.14 * T), 0.32 * n_layer + 1.3  # inches of a map, of the table
+    figure = new_figure(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
+    if not figure:
+        return None
+    figure.suptitle("attention: how much a row's token looks at those of the columns", fontsize=10)
+    grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
+    for head, n in itertools.product(range(nh), range(n_layer)):
+        axes = figure.add_subplot(grid[head, n], facecolor="0.93")
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # is not looked at: grey
+        heat_map(axes, layers[n][3][head].masked_fill(future, math.nan),
+                 names if n == 0 else [""] * T, names if head == nh - 1 else [""] * T)
+        axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
+    p, best = lens.max(-1)                                   # (n_layer + 1, T) each
+    axes = figure.add_subplot(grid[nh, :])
+    depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
+    image = heat_map(axes, p, depths, names, [[vocabulary[i] for i in row] for row in best])
+    axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
+    axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
+    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
+    return figure
+
+def read_curves(config):
+    """
+    -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to
+    compare them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
+    """
+    at = functools.partial(os.path.join, config.out_dir)
+    path, levels = at("gpt", "metrics.csv"), {"raw bytes": 8.0}
+    if not os.path.exists(path):
+        raise UserError(f"{path} is not there: `python gpt.py` trains, and writes it")
+    rows = [*rows_of(path)]
+    val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row.get("val_bpb", math.nan))]
+    if not val:
+        raise UserError(f"{path} has no evaluation yet: wait for the first")
+    # of the validation text both are known; its tokens are about as long as those of the training text
+    bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row.get("val_loss"))
+    train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row.get("loss", math.nan))]
+    for model in "bigram_counts", "bigram_nn":
+        try:
+            with open(at(model, "result.json"), encoding="utf-8") as f:
+                levels[model] = json.load(f)["val_bpb"]
+        except (OSError, ValueError, LookupError):
+            pass                                             # not trained, or damaged: no level
+    return train, val, levels
+
+def smooth(points, n):
+    """[(step, value), ...] -> n points at most, each the mean of as many neighbours"""
+    size = max(1, math.ceil(len(points) / n))
+    parts = [points[start:start + size] for start in range(0, len(points), size)]
+    return [tuple(sum(column) / len(column) for column in zip(*part)) for part in parts]
+
+def chart(train, val, levels, width=56, height=13):
+    """-> lines: training as braille, 2 x 4 dots a character, validation as ●; log scale"""
+    last, train = max(1, *(step for step, _ in train + val)), smooth(train, 2 * width)
+    values = [value for _, value in train + val] + [*levels.values()]
+    high, low = math.log(max(values)), math.log(min(values))
+    def place(step, value):                                  # -> row and column of a dot
+        down = (high - math.log(value)) / (high - low or 1.0)
+        return round(down * (4 * height - 1)), round(step / last * (2 * width - 1))
+    cells, labels = [[" "] * width for _ in range(height)], [""] * height
+    for name, level in levels.items():
+        row = place(0, level)[0] // 4
+        cells[row], labels[row] = ["─"] * width, f"{labels[row]} {name} {level:.3f}"
+    dots, before = {}, None                                  # (row, column) -> the character's bits
+    for y, x in itertools.starmap(place, train):
+        above, below = sorted((y, y if before is None else before))
+        for dot in range(above, below + 1):                  # from where the curve was before
+            bit = (1, 2, 4, 64, 8, 16, 32, 128)[x % 2 * 4 + dot % 4]
+            dots[dot // 4, x // 2] = dots.get((dot // 4, x // 2), 0) | bit
+        before = y
+    for (row, column), bits in dots.items():
+        cells[row][column] = chr(0x2800 + bits)
+    for y, x in itertools.starmap(place, val):
+        cells[y // 4][x // 2] = "●"
+    scale = [math.exp(high - (high - low) * (row + 0.5) / height) for row in range(height)]
+    lines = [f"{y:5.2f} │{''.join(line)}{label}".rstrip() for y, line, label in zip(scale, cells, labels)]
+    return [*lines, "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
+
+def draw_curves(train, val, levels):
+    """-> Figure of the same"""
+    figure = new_figure(8, 4.5)
+    if not figure:
+        return None
+    axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
+    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
+    axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
+    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
+    for (name, level), lift in zip(levels.items(), (-4, 4, -4)):       # the two bigrams' are the same
+        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
+        axes.annotate(f"{name} {level:.3f}", (val[-1][0], level), (0, lift), textcoords="offset points",
+                      color="0.4", ha="right", va="bottom" if lift > 0 else "top")
+    axes.minorticks_off()
+    ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
+    axes.set_yticks(ticks, map(str, ticks))
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9))
+    return figure
+
+@plainly
+def plot(config):
+    """Draws the curves of the run in out_dir, finished or at work: in text, and as a picture."""
+    train, val, levels = read_curves(config)
+    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; ⠒⠒ training")
+    print(*chart(train, val, levels), sep="\n")
+    if figure := draw_curves(train, val, levels):
+        save_picture(figure, os.path.join(config.out_dir, "curves.png"))
+
+def by_heart(text, known, least=20):
+    """
+    str, str -> [(start, end), ...]: the longest stretches of the text that `known` has word for word.
+    20 characters at least: of unseen Shakespeare 1% lies in such, but 15% in those of 16, phrases that
+    anybody says again. An `in` that fails reads all that is known, 100 MB in 25 ms, so few should: if
+    a window's ending is unknown, so is every window that holds this ending.
+    """
+    found, start, end = [], 0, least
+    while end <= len(text):
+        endings = range(end - least // 2, start - 1, -1)
+        unknown = next((at for at in endings if text[at:end] not in known), None)
+        if unknown is not None:
+            start = unknown + 1
+            end = max(end, start + least)
+        else:
+            at = 0                                           # where it is known, and may go on
+            while end < len(text) and (at := known.find(text[start:end + 1], at)) >= 0:
+                end += 1
+            found.append((start, end))
+            end += 1
+    return found
+
+def recite(model, tokenizer, config):
+    """Prints three samples, and marks in them what the training text has word for word."""
+    known, unseen = (EOT.join(part) for part in split(read(config.input)))
+    config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
+    generator = torch.Generator().manual_seed(config.seed)
+    length, marked, longest = 0, 0, ""
+    for _ in range(3):
+        text = "".join(generate(model.reader(), tokenizer, config, newline, generator))
+        stretches = by_heart(text, known)
+        inside = [any(start <= at < end for start, end in stretches) for at in range(len(text))]
+        print("-" * 20)
+        for mark, part in itertools.groupby(zip(text, inside), lambda pair: pair[1]):
+            part = "".join(c if c.isprintable() or c == "\n" else "�" for c, _ in part)
+            print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
+        print()
+        length, marked = length + len(text), marked + sum(inside)
+        longest = max([longest, *(text[start:end] for start, end in stretches)], key=len)
+    print("-" * 20)
+    print(f"marked: {marked / max(1, length):.0%} of these {length} characters, which the training "
+          f"text has word for word, in stretches of 20 or more")
+    if longest:
+        theirs = max((end - start for start, end in by_heart(unseen[:length], known)), default=0)
+        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much "
+              f"of the validation text: {theirs or 'less than 20'}")
+
+METHOD = "bayes"                                             # of a W&B sweep; or random
+SPACE = {                                                    # [one of], (between, on a log scale)
+    "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
+    "batch_size": [4, 8, 12, 16, 24, 32], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
+    "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
+
+def draw(config, n):
+    """-> settings of trial n, a function of (seed, n): a search that is interrupted goes on"""
+    rng = random.Random(mix(config.seed, n))
+    return {name: rng.choice(values) if type(values) is list else
+            float(f"{math.exp(rng.uniform(*map(math.log, values))):.2g}")
+            for name, values in SPACE.items()}
+
+def trial(config, name, settings, loaded, report=None):
+    """
+    Trains with these settings for trial_seconds, in a folder of its own that goes when it is done ->
+    its row. Twenty steps measure the pace, which says how many fit: so the learning rate comes down to
+    zero in each trial, large or small. What was interrupted goes on, as long as it was to be.
+    """
+    folder = os.path.join(config.out_dir, "tune", str(name))
+    settings = {name: value for name, value in settings.items() if name not in given(config)}
+    if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
+        settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
+    def run(out_dir, loaded, report=None, **more):           # -> what is in the file of that name
+        c = replace(config, **settings, **more, out_dir=out_dir, fresh=False, wandb="off")
+        train.__wrapped__(c, loaded, report)                 # its UserError is for us
+        def text_of(name):
+            with open(os.path.join(out_dir, "gpt", name), encoding="utf-8") as f:
+                return f.read()
+        if not os.path.exists(os.path.join(out_dir, "gpt", "result.json")):
+            raise KeyboardInterrupt                          # stopped: in a notebook train returns
+        return text_of
+    try:
+        data, held_out, text = loaded                        # little to evaluate: the pace is asked
+        paced = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
+        rows = [line.split(",") for line in paced("metrics.csv").splitlines()[11:21]]
+        ms = sorted(float(row[METRICS.index("ms")]) for row in rows)[5]
+        settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
+        settings["eval_every"] = math.ceil(settings["max_steps"] / 6)
+        result = json.loads(run(folder, loaded, report)("result.json"))
+    except UserError as error:                               # settings that do not go, or go wrong
+        print(f"trial {name}: {error}")
+        result = {"val_bpb": math.inf, "parameters": 0}
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"trial": name, **{key: result[key] for key in ("val_bpb", "parameters")}, **settings}
+
+def sweep(config, kept, loaded, save):
+    """Takes part in a W&B sweep, the one named, or begun here, or a new one -> all its trials' rows."""
+    wandb, _ = import_wandb(config)
+    os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT", "shebang")
+    space = {name: {"values": values} if type(values) is list else
+             {"distribution": "log_uniform_values", "min": values[0], "max": values[1]}
+             for name, values in SPACE.items() if name not in given(config)}
+    def run_trial():                                         # in a thread of wandb.agent's
+        with wandb.init() as run:
+            def report(row):
+                run.log({"val_bpb": row["val_bpb"]}, step=row["step"])
+            try:
+                row = trial(config, run.id, dict(run.config), loaded, report)
+                run.summary.update({name: row[name] for name in row if row[name] != math.inf})
+            except Exception as error:
+                if type(error) is not Exception:             # a bare one: how wandb stops a thread
+                    raise
+                print("W&B stopped this trial")
+                shutil.rmtree(os.path.join(config.out_dir, "tune", run.id), ignore_errors=True)
+            kept["trials"].append(run.id)
+            save()
+    try:
+        kept["sweep"] = config.sweep or kept["sweep"] or wandb.sweep(dict(
+            method=METHOD, metric=dict(name="val_bpb", goal="minimize"), parameters=space,
+            early_terminate=dict(type="hyperband", min_iter=3)), project=project)
+        save()
+        print(f"others join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
+        if (left := config.tune - len(kept["trials"])) > 0:
+            wandb.agent(kept["sweep"], run_trial, project=project, count=left)
+        runs = wandb.Api().sweep(f"{project}/{kept['sweep']}").runs
+        return [{**run.config, **run.summary} for run in runs if "max_steps" in run.summary]
+    except (wandb.Error, ValueError) as error:
+        raise UserError(f"W&B does not answer as it should: {error}") from None
+
+@plainly
+def tune(config):
+    """Trains config.tune times for a minute, with settings from SPACE, and prints what was best."""
+    if config.tune < 1 or config.trial_seconds < 1:
+        raise UserError("--tune takes a number of trials, --trial-seconds one of seconds, 1 or more")
+    if config.sweep and not online(config):
+        raise UserError("--sweep is W&B's: `pip install wandb`, and set WANDB_API_KEY")
+    path = os.path.join(config.out_dir, "tune", "trials.json")
+    tokenizer = Tokenizer.load(config.tokenizer)
+    loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
+    made = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
+    made.update(text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
+                online=bool(online(config)), sweep=config.sweep)
+    kept = {"made": made, "sweep": "", "trials": []}
+    if os.path.exists(path):
+        try:
+            with open(path, encoding="utf-8") as f:
+                kept = json.load(f)
+        except ValueError:
+            raise UserError(f"{path} is damaged: without it the search begins anew") from None
+        if kept["made"] != made:
+            raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps "
+                            "them and starts others")
+    def save():
+        write(path, json.dumps(kept, indent=1).encode())
+
+    rows = sweep(config, kept, loaded, save) if online(config) else kept["trials"]
+    for n in range(len(rows), 0 if online(config) else config.tune):
+        settings = draw(config, n)
+        eta = time.strftime("%H:%M:%S", time.gmtime((config.tune - n) * config.trial_seconds * 1.2))
+        print(f"\n--- trial {n + 1} of {config.tune}, eta {eta}:", *(
+            f"{name} {value}" for name, value in settings.items() if name not in given(config)))
+        rows.append(trial(config, n + 1, settings, loaded))
+        save()
+    rows = sorted(rows, key=lambda row: row["val_bpb"])
+    if not rows or rows[0]["val_bpb"] == math.inf:
+        raise UserError("no trial came to its end: why is said above")
+    names = ["trial", "val_bpb", "parameters", "max_steps", *filter(rows[0].__contains__, SPACE)]
+    print("\n" + " ".join(f"{name:>8}" for name in names))
+    for row in rows:
+        values = [row.get(name, "") for name in names]
+        cells = [f"{value:.5g}" if type(value) is float else str(value) for value in values]
+        print(" ".join(cell.rjust(max(8, len(name))) for cell, name in zip(cells, names)))
+    best = replace(config, **{f.name: rows[0][f.name] for f in fields(config) if f.name in rows[0]})
+    flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
+             if f.name not in SESSION and getattr(best, f.name) != f.default]
+    folder = os.path.join(config.out_dir, "best")
+    command = ["python", "gpt.py", "--out-dir", folder, *itertools.chain(*flags)]
+    print("\nthe best:", shlex.join(command))
 
 # -----------------------------------------------------------------------------
 # main
@@ -1203,8 +1650,8 @@ def sample(config):
 @plainly
 def main():
     config = parse(Config)
-    work = sample if config.sample else upload if config.upload else bring if config.fetch else train
-    work(config)
+    asked = [work for work in (explain, plot, tune, upload, fetch, sample) if work.__name__ in given(config)]
+    (asked or [train])[0](config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: argv is the kernel's

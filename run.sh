@@ -249,4 +249,6 @@ stage gpt gpt.py
 echo; echo "=== the ladder ==="
 printf '%-24s%12s%19s%22s%17s\n' model parameters "val bits per byte" "perplexity per token" "training time"
 for model in bigram_counts bigram_nn bigram_nn_64 gpt; do row $model; done
+echo; echo "=== the curves ==="
+"$python" gpt.py --plot || fail "stage plot failed: why is said above"
 echo; echo "It speaks to you:  $python gpt.py --sample --prompt \"The \""

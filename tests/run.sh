@@ -11,7 +11,7 @@ set -euo pipefail
 CDPATH='' cd "$(dirname "$0")/.."
 
 export NEEDS='import regex, torch; torch.nn.functional.rms_norm
-import ipykernel, nbclient, numpy, pytest, rustbpe, tiktoken, tokenizers, transformers'
+import ipykernel, matplotlib, nbclient, numpy, pytest, rustbpe, tiktoken, tokenizers, transformers'
 export REQUIREMENTS=tests/requirements.txt
 python=$(bash run.sh --python)
 unset NEEDS REQUIREMENTS

@@ -20,10 +20,14 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--input", default="input.txt")
 parser.add_argument("--n-embd", default="")
 parser.add_argument("--sample", action="store_true")
+parser.add_argument("--plot", action="store_true")
 parser.add_argument("--max-new-tokens", type=int)
 flags = parser.parse_args()
 name = os.path.basename(sys.argv[0])[:-3] + ("_" + flags.n_embd if flags.n_embd else "")
 folder = f"out/{name}"
+if flags.plot:
+    print(f"the curves of {name}")
+    sys.exit()
 if flags.sample:
     print(f"I am {name}, {flags.max_new_tokens} tokens long")
     sys.exit()
@@ -171,7 +175,8 @@ def test_whole_ladder(project):
         assert f"I am {model}, 100 tokens long" in out
     ladder = out[out.index("=== the ladder ==="):].split("\n")
     assert [line.split() for line in ladder[2:6]] == [[model, "1,000", "3.000", "7.4", "1.5", "s"] for model in MODELS]
-    assert ladder[7].endswith('python3 gpt.py --sample --prompt "The "')
+    assert out.index("the curves of gpt") > out.index("=== the curves ===") and len(ladder) == 12
+    assert ladder[-2].endswith('python3 gpt.py --sample --prompt "The "')
 
 def test_done_it_only_prints(project):
     first, _ = project.run()
@@ -179,6 +184,7 @@ def test_done_it_only_prints(project):
     for script in ("bigram_counts.py", "bigram_nn.py", "gpt.py"):
         project.write(script, "raise SystemExit('trained or sampled again')")
         before.pop(script)
+    project.write("gpt.py", "import sys; sys.exit(print('the curves of gpt') if '--plot' in sys.argv else 'trained or sampled again')")
     before.pop("trained.txt")
     second, err = project.run()
     assert second.splitlines() == [line for line in first.splitlines() if line in second.splitlines()] and err == ""
