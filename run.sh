@@ -195,8 +195,9 @@ for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
     fi
 done
 echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
-if [ -n "${RUN-}" ]; then echo "$RUN chosen" > out/run
-else stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}; shopt -s extglob; echo "${stem//+([^A-Za-z0-9])/-}-${now:0:6}" > out/run; fi
+shopt -s extglob; stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}      # the name that gpt.py would give it
+is_run="${stem//+([^A-Za-z0-9])/-}-${now:0:6}"; [ -z "${RUN-}" ] || is_run="$RUN chosen"
+[ "$has_run${chosen:+ $chosen}" = "$is_run" ] || { echo "$is_run" > out/run.tmp; mv out/run.tmp out/run; }
 echo "out/tokenizer.json is there"
 
 # --------------------------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ def test_damaged_tokenizer(finished, content):
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
 def test_killed_while_moving(finished, after):
     """mv that kills run.sh after so many moves: the next start ends where an undisturbed one would, and nothing is lost."""
-    old = {name: finished.read(name) for name in finished.there() if name.startswith("out/") and name not in ("out/made-from", "out/pid")}
+    old = {name: finished.read(name) for name in finished.there() if name.startswith("out/") and name not in ("out/made-from", "out/pid", "out/run")}
     finished.write("input.txt", TEXT + "the end\n")
     finished.command("mv", f'echo >> moves; [ $(grep -c "" moves) -le {after} ] || kill -9 $PPID; exec {shutil.which("mv")} "$@"')
     process = finished.start()
