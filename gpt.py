@@ -1309,8 +1309,8 @@ def explain(config):
     ids = tokenizer.encode(config.explain).tolist()[-min(24, model.config.block_size):]
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    vocabulary, stages = [*map(visible, tokenizer.pieces)], walk(model, ids)
-    data, names = config.explain.encode("utf-8", "surrogateescape"), [vocabulary[i] for i in ids]
+    vocab, stages = [*map(visible, tokenizer.pieces)], walk(model, ids)
+    data, names = config.explain.encode("utf-8", "surrogateescape"), [vocab[i] for i in ids]
     def best(shares, names):
         top = zip(*shares.topk(min(5, len(shares))))
         return " ".join(shade(f"{names[i]:>8} {share:4.0%}", share) for share, i in top)
@@ -1321,13 +1321,12 @@ def explain(config):
         row = x[-1] if x.dim() == 2 else x[0, -1]            # of several heads the first one's
         numbers = "  ".join(f"{number:+.2f}" for number in row[:6])
         shown = (best(row, names) if "looks" in stage else
-                 best(row, vocabulary) + "\n" if stage in ("next?", "softmax") else
+                 best(row, vocab) + "\n" if stage in ("next?", "softmax") else
                  f"{numbers}  ...  length {row.norm():.1f}")
         print(f"{stage:16}{str(tuple(x.shape)):15}{shown}")
-    path = os.path.join(config.out_dir, "gpt", "explain.png")
-    picture(path, draw_walk, names, stages, vocabulary)
+    picture(os.path.join(config.out_dir, "gpt", "explain.png"), draw_walk, names, stages, vocab)
 
-def draw_walk(figure, names, stages, vocabulary):
+def draw_walk(figure, names, stages, vocab):
     """A map for each head (row) of each layer (column), below them the logit lens."""
     maps = [weights for stage, weights in stages if "looks" in stage]
     shares, best = torch.stack([p for stage, p in stages if stage == "next?"]).max(-1)
@@ -1346,7 +1345,7 @@ def draw_walk(figure, names, stages, vocabulary):
     axes = figure.add_subplot(grid[nh, :])
     axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
     depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
-    image = heat_map(axes, shares, depths, names, [[vocabulary[i] for i in row] for row in best])
+    image = heat_map(axes, shares, depths, names, [[vocab[i] for i in row] for row in best])
     axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
 
@@ -1388,14 +1387,14 @@ def chart(train, val, levels, width=60, height=13):
 
 def draw_curves(figure, train, smooth, val, levels):
     figure.set_size_inches(8, 4.5)
-    last, now = val[-1]
     axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
     axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
     axes.plot(*zip(*smooth), color="C0", label="training, smoothed")
-    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {now:.3f}")
+    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
     for (name, level), lift in zip(levels.items(), (0.96, 1.04, 0.96)):        # two are equal
         axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
-        axes.text(last, level * lift, f"{name} {level:.3f}", color="0.4", ha="right", va="center")
+        axes.text(val[-1][0], level * lift, f"{name} {level:.3f}", color="0.4", ha="right",
+                  va="center")
     axes.yaxis.set_minor_formatter("{x:g}")                  # 2, 3, ... 8
     axes.grid(alpha=0.2, which="both")
     axes.spines[["top", "right"]].set_visible(False)
@@ -1404,9 +1403,10 @@ def draw_curves(figure, train, smooth, val, levels):
 def by_heart(text, known, least=20):
     """-> {at, ...}: where text has so much of `known` word for word; the longest such stretch"""
     marked, longest, start, done = set(), "", 0, progress("characters looked up:", len(text))
-    for end in range(1, len(text) + 1):
-        while text[start:end] not in known:                  # at last the empty text, which is
-            start += 1
+    for end in range(least, len(text) + 1):
+        while end - start >= least and text[start:end] not in known:
+            half = end - least // 2                          # if it is new, so is all that holds it
+            start = start + 1 if text[half:end] in known else half + 1
         if end - start >= least:
             marked.update(range(start, end))
             longest = max(longest, text[start:end], key=len)
@@ -1441,9 +1441,8 @@ SPACE = {                                                    # what is searched,
 
 def trial(config, search, loaded, name, settings, report=None):
     """
-    Trains for trial_seconds in a folder of its own -> its row of the table, which alone stays: what
-    is done is not done again. Twenty steps show the pace, and so how many fit: each learning rate
-    comes down to zero.
+    Trains for trial_seconds in a folder of its own -> its row of the table, which alone stays and
+    is not made again. Twenty steps show how many fit: each trial's learning rate comes down to zero.
     """
     folder = os.path.join(config.out_dir, "tune", checksum([search, settings]))
     if os.path.exists(folder + ".json"):
@@ -1452,12 +1451,11 @@ def trial(config, search, loaded, name, settings, report=None):
     c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off")
     try:
         train.__wrapped__(replace(c, max_steps=20), loaded)  # its UserError is for us
-        rows = rows_of(os.path.join(folder, "gpt", "metrics.csv"))
-        ms = sorted(row["ms"] for row in rows if "ms" in row)[10]
-        steps = max(20, int(1000 * config.trial_seconds / ms))
+        ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
+        steps = max(20, int(1000 * config.trial_seconds / ms[10]))
         settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
         train.__wrapped__(replace(c, **settings), loaded, report)
-        with open(os.path.join(folder, "gpt", "result.json"), encoding="utf-8") as f:
+        with open(folder + "/gpt/result.json", encoding="utf-8") as f:
             row = {"trial": name, **json.load(f), **settings}
         write(folder + ".json", json.dumps(row).encode())
         return row
@@ -1476,9 +1474,7 @@ def sweep(config, search, space, run_trial):
     path = os.path.join(config.out_dir, "tune", checksum(search) + ".sweep")
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
-            def report(row):
-                run.log({"val_bpb": row["val_bpb"]}, step=row["step"])
-            run.summary.update(run_trial(run.id, dict(run.config), report))
+            run.summary.update(run_trial(run.id, dict(run.config), run.log))
     def done():
         runs = wandb.Api().sweep(f"{project}/{ident}").runs
         return [{**run.config, **run.summary} for run in runs if "trial" in run.summary]
@@ -1498,7 +1494,7 @@ def sweep(config, search, space, run_trial):
 @plainly
 def tune(config):
     """Trains config.tune times for a minute, with settings from SPACE, and prints what was best."""
-    tokenizer, rows, done = Tokenizer.load(config.tokenizer), [], progress("trials done:", config.tune)
+    tokenizer = Tokenizer.load(config.tokenizer)
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
     typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
     space = {name: values for name, values in SPACE.items() if name not in typed}
@@ -1507,6 +1503,7 @@ def tune(config):
     if config.sweep or online(config):
         rows = sweep(config, search, space, run_trial)
     else:
+        rows, done = [], progress("trials done:", config.tune)
         for n in range(config.tune):                         # trial n is a function of (seed, n)
             rng = random.Random(mix(config.seed, n))
             settings = {name: rng.choice(values) for name, values in space.items()}
@@ -1516,13 +1513,12 @@ def tune(config):
     if not rows:
         raise UserError("no trial came to its end: why is said above")
     names = ["trial", "val_bpb", "parameters", "max_steps", *space]
-    print()
-    for row in [dict(zip(names, names)), *rows]:
-        print(*(str(row[name])[:12].rjust(max(8, len(name))) for name in names))
+    for row in [{}, dict(zip(names, names)), *rows]:
+        print(*(str(row.get(name, ""))[:12].rjust(max(8, len(name))) for name in names))
     best = typed | {name: rows[0][name] for name in [*space, "max_steps", "eval_every"]}
-    best["out_dir"] = os.path.join(config.out_dir, "best")
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in best.items()]
-    print("\nthe best:", shlex.join(["python", "gpt.py", *flags]))
+    flags = (f"--{name.replace('_', '-')}={value}" for name, value in best.items())
+    folder = os.path.join(config.out_dir, "best")
+    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", folder, *flags]))
 
 # -----------------------------------------------------------------------------
 # main
