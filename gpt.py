@@ -1442,7 +1442,7 @@ SPACE = {                                                    # what is searched,
 def trial(config, search, loaded, name, settings, report=None):
     """
     Trains for trial_seconds in a folder of its own -> its row of the table, which alone stays and
-    is not made again. Twenty steps show how many fit: each trial's learning rate comes down to zero.
+    is not made again. Twenty steps show how many fit: so each learning rate comes down to zero.
     """
     folder = os.path.join(config.out_dir, "tune", checksum([search, settings]))
     if os.path.exists(folder + ".json"):
