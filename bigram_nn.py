@@ -608,40 +608,33 @@ def visible(piece):
     text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-def new_figure(width, height):
-    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+def picture(path, draw, *what):
+    """draw(figure, *what) -> PNG; a notebook shows it, too."""
     try:
         from matplotlib.figure import Figure                 # not pyplot: no window, no state
     except ImportError:
-        print("no picture: `pip install matplotlib` gets what draws it")
-        return None
-    return Figure((width, height), layout="constrained")
-
-def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
-    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
-    from matplotlib.colors import PowerNorm
-    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
-    axes.set_yticks(range(len(rows)), rows, parse_math=False)
-    axes.tick_params(length=0, labelsize=8)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for y, row in enumerate(cells):
-        for x, text in enumerate(row):
-            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
-                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
-    return image
-
-def save_picture(figure, path):
-    """Figure -> PNG; a notebook shows it, too."""
+        return print("no picture: `pip install matplotlib` gets what draws it")
     print(f"drawing {path}", flush=True)
-    buffer = io.BytesIO()
+    figure = Figure(layout="constrained")
+    draw(figure, *what)
     with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
-        figure.savefig(buffer, dpi=100)
-    write(path, buffer.getbuffer())
+        figure.savefig(path, dpi=100)
     if hasattr(builtins, "__IPYTHON__"):
         from IPython.display import Image, display
         display(Image(path))
+
+def heat_map(axes, shares, rows, columns, cells=(), darkest=1.0):
+    """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
+    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] > 0.6 * darkest else "black")
+    return image
 
 # -----------------------------------------------------------------------------
 # see: the table
@@ -675,18 +668,20 @@ def plot(config):
     for x, y in zip(now.tolist(), after.tolist()):
         if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
             rows[x] = columns[y] = None
-    if figure := new_figure(14, 7):
-        pairs = torch.tensor(list(itertools.product(rows, columns)))
-        panels = figure.subplots(1, 2, sharey=True)
-        for axes, p, title in zip(panels, chances(*pairs.T), ("counted", "learned")):
-            p = p.view(len(rows), len(columns))
-            cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
-            image = heat_map(axes, p, [name[i] for i in rows], [name[i] for i in columns], cells, 0.5)
-            axes.set_title(f"{title}: p(next | now) in %")
-            axes.set_xlabel("next")
-        panels[0].set_ylabel("now")
-        figure.colorbar(image, ax=panels, shrink=0.5)
-        save_picture(figure, os.path.join(folder, "pairs.png"))
+    pairs = torch.tensor([*itertools.product(rows, columns)])
+    tables = [p.view(len(rows), len(columns)) for p in chances(*pairs.T)]
+    picture(os.path.join(folder, "pairs.png"), draw_pairs, tables,
+            [name[i] for i in rows], [name[i] for i in columns])
+
+def draw_pairs(figure, tables, rows, columns):
+    figure.set_size_inches(14, 7)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, p, title in zip(panels, tables, ("counted", "learned")):
+        cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
+        image = heat_map(axes, p, rows, columns, cells, darkest=0.3)
+        axes.set(title=f"{title}: p(next | now) in %", xlabel="next")
+    panels[0].set_ylabel("now")
+    figure.colorbar(image, ax=panels, shrink=0.5, extend="max")
 
 # -----------------------------------------------------------------------------
 # main

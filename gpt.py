@@ -1266,410 +1266,286 @@ def visible(piece):
     text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-def new_figure(width, height):
-    """-> a matplotlib Figure, in inches; None where there is no matplotlib"""
+def picture(path, draw, *what):
+    """draw(figure, *what) -> PNG; a notebook shows it, too."""
     try:
         from matplotlib.figure import Figure                 # not pyplot: no window, no state
     except ImportError:
-        print("no picture: `pip install matplotlib` gets what draws it")
-        return None
-    return Figure((width, height), layout="constrained")
-
-def heat_map(axes, shares, rows, columns, cells=(), gamma=1.0):
-    """Draws shares (R, C), 0..1, the larger the darker; tokens on both axes, texts in the cells."""
-    from matplotlib.colors import PowerNorm
-    image = axes.imshow(shares.tolist(), cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
-    axes.set_yticks(range(len(rows)), rows, parse_math=False)
-    axes.tick_params(length=0, labelsize=8)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for y, row in enumerate(cells):
-        for x, text in enumerate(row):
-            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
-                      color="white" if shares[y][x] ** gamma > 0.6 else "black")
-    return image
-
-def save_picture(figure, path):
-    """Figure -> PNG; a notebook shows it, too."""
+        return print("no picture: `pip install matplotlib` gets what draws it")
     print(f"drawing {path}", flush=True)
-    buffer = io.BytesIO()
+    figure = Figure(layout="constrained")
+    draw(figure, *what)
     with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
-        figure.savefig(buffer, dpi=100)
-    write(path, buffer.getbuffer())
+        figure.savefig(path, dpi=100)
     if hasattr(builtins, "__IPYTHON__"):
         from IPython.display import Image, display
         display(Image(path))
+
+def heat_map(axes, shares, rows, columns, cells=(), darkest=1.0):
+    """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
+    image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    for y, row in enumerate(cells):
+        for x, text in enumerate(row):
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, parse_math=False,
+                      color="white" if shares[y][x] > 0.6 * darkest else "black")
+    return image
 
 # -----------------------------------------------------------------------------
 # see: a text's way through the model, curves, what is known by heart, the search for settings
 
 def shade(text, share, plain=""):
-    """Colour in a terminal that has it, the brighter the larger the share; else plain, or the text."""
+    """Colour where a terminal has it, the brighter the larger the share; else plain, or text."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return plain or text
     return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
 
-def look_inside(model, ids):
+@torch.no_grad()
+def walk(model, ids):
     """
-    T ids -> what every module makes of them, {its name: (T, ...)}; queries, keys, values (nh, T, hs)
-    and attention weights (nh, T, T) of each layer; the logit lens (n_layer + 1, T, V): probabilities
-    as if the embeddings, or this block, came last. The model runs as ever, hooks on its modules
-    listen; the weights, which the fused attention never shows, are computed again from q and k.
+    T ids -> [(stage, what it makes of them), ...], as in GPT.forward. The fused kernel hides its
+    weights: q and k tell. "next?" is the logit lens, what the model would say if it ended there.
     """
-    seen, layers, T = {}, [], len(ids)
-    hooks = [module.register_forward_hook(lambda module, x, y, name=name: seen.update({name: y[0]}))
-             for name, module in model.named_modules()]
-    with torch.no_grad():
-        model(torch.tensor([ids]))
-        for hook in hooks:
-            hook.remove()
-        for n, block in enumerate(model.blocks):
-            q, k, v = (seen[f"blocks.{n}.attn.{name}"].view(T, -1, block.attn.hs).transpose(0, 1)
-                       for name in ("q_norm", "k_norm", "v_proj"))
-            q, k = (rotate(t, model.cos[:T], model.sin[:T]) for t in (q, k))
-            scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / block.attn.hs ** 0.5
-            future = torch.ones(T, T, dtype=torch.bool).triu(1)
-            layers.append((q, k, v, scores.masked_fill(future, -math.inf).softmax(-1)))
-        depths = torch.stack([seen["embd"], *(seen[f"blocks.{n}"] for n in range(len(layers)))])
-        lens = F.linear(model.norm(depths), model.embd.weight).softmax(-1)
-    return seen, layers, lens
+    cos, sin, x = model.cos[:len(ids)], model.sin[:len(ids)], model.embd(torch.tensor(ids))
+    def lens(x):                                             # (T, C) -> (T, V)
+        return F.linear(model.norm(x), model.embd.weight).softmax(-1)
+    stages = [("embeddings", x), ("next?", lens(x))]
+    for n, block in enumerate(model.blocks, 1):
+        attn, h = block.attn, block.attn_norm(x)
+        q, k, v = (proj(h).view(len(ids), -1, attn.hs).transpose(0, 1)
+                   for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k = rotate(attn.q_norm(q), cos, sin), rotate(attn.k_norm(k), cos, sin)
+        stages += [(f"block {n} query", q), ("key", k), ("value", v)]  # (nh or nkv, T, hs)
+        scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / attn.hs ** 0.5
+        heads = (scores + torch.full_like(scores, -math.inf).triu(1)).softmax(-1)
+        stages += [(f"head {head} looks at", weights) for head, weights in enumerate(heads, 1)]
+        gathered = attn(h[None], cos, sin, None, 0)[0]
+        thought = block.mlp(block.mlp_norm(x + gathered))
+        x = x + gathered + thought
+        stages += [("+ attention", gathered), ("+ mlp", thought), ("= x", x), ("next?", lens(x))]
+    logits = model(torch.tensor([ids]))[0]                   # (T, V)
+    return [*stages, ("norm", model.norm(x)), ("logits", logits), ("softmax", logits.softmax(-1))]
 
 @plainly
 def explain(config):
     """Walks a text through the trained model, stage by stage, in shapes and numbers; draws it."""
     model, tokenizer = trained(config)
-    data = config.explain.encode("utf-8", "surrogateescape")
-    ids = tokenizer.encode(config.explain).tolist()
+    ids = tokenizer.encode(config.explain).tolist()[-min(24, model.config.block_size):]
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    cut = max(0, len(ids) - min(24, model.config.block_size))          # more cannot be read
-    ids, vocabulary = ids[cut:], [*map(visible, tokenizer.pieces)]
-    names = [vocabulary[i] for i in ids]
-    seen, layers, lens = look_inside(model, ids)
-
-    def say(stage, shape, what):
-        print(f"{stage:16}{str(tuple(shape)) if shape else '':15}{what}")
-    def numbers(x):
-        return "  ".join(f"{number:+.2f}" for number in x[:6]) + f"  ...  length {x.norm():.1f}"
+    vocab, stages = [*map(visible, tokenizer.pieces)], walk(model, ids)
+    data, names = config.explain.encode("utf-8", "surrogateescape"), [vocab[i] for i in ids]
     def best(shares, names):
         top = zip(*shares.topk(min(5, len(shares))))
         return " ".join(shade(f"{names[i]:>8} {share:4.0%}", share) for share, i in top)
-
-    say("text", "", visible(data))
-    say("UTF-8 bytes", (len(data),), data.hex(" "))
-    say("tokens", "", f"the last {len(ids)}: " * (cut > 0) + " ".join(names))
-    say("idx", (len(ids),), " ".join(map(str, ids)))
+    print(f"{'text':16}{visible(data)}\n{'UTF-8 bytes':16}{data.hex(' ')}")
+    print(f"{'tokens, ids':16}the last {len(ids)}:", *map("{} {} ".format, names, ids))
     print(f"\nFrom here on every token has its own row; shown is that of the last, {names[-1]}\n")
-    say("embeddings x", seen["embd"].shape, numbers(seen["embd"][-1]))
-    say("", "", "next? " + best(lens[0, -1], vocabulary))
-    for n, (q, k, v, weights) in enumerate(layers):
-        print(f"\nblock {n + 1}")
-        for role, t in ("query", q), ("key", k), ("value", v):
-            say(f"  {role[0]}", t.shape, f"head 1's {role}: {numbers(t[0, -1])}")
-        for head, row in enumerate(weights[:, -1]):
-            say("" if head else "  attention", "" if head else weights.shape,
-                f"head {head + 1} looks at {best(row, names)}")
-        for stage, name in ("  + attn", ".attn"), ("  + mlp", ".mlp"), ("  = x", ""):
-            x = seen[f"blocks.{n}{name}"]
-            say(stage, x.shape, numbers(x[-1]))
-        say("", "", "next? " + best(lens[n + 1, -1], vocabulary))
-    print()
-    say("norm", seen["norm"].shape, numbers(seen["norm"][-1]))
-    logits = seen[""][-1]                                    # (V,): x times every token's embedding
-    say("logits", seen[""].shape, "      " + " ".join(
-        f"{vocabulary[i]:>8} {logit:+4.1f}" for logit, i in zip(*logits.topk(5))))
-    say("softmax", seen[""].shape, "next? " + best(logits.softmax(-1), vocabulary))
-    if figure := draw_inside(names, layers, lens, vocabulary):
-        save_picture(figure, os.path.join(config.out_dir, "gpt", "explain.png"))
+    for stage, x in stages:
+        row = x[-1] if x.dim() == 2 else x[0, -1]            # of several heads the first one's
+        numbers = "  ".join(f"{number:+.2f}" for number in row[:6])
+        shown = (best(row, names) if "looks" in stage else
+                 best(row, vocab) + "\n" if stage in ("next?", "softmax") else
+                 f"{numbers}  ...  length {row.norm():.1f}")
+        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}")
+    picture(os.path.join(config.out_dir, "gpt", "explain.png"), draw_walk, names, stages, vocab)
 
-def draw_inside(names, layers, lens, vocabulary):
-    """-> Figure: a map for each head (row) of each layer (column), below them the logit lens"""
-    nh, T, n_layer = len(layers[0][0]), len(names), len(layers)
+def draw_walk(figure, names, stages, vocab):
+    """A map for each head (row) of each layer (column), below them the logit lens."""
+    maps = [weights for stage, weights in stages if "looks" in stage]
+    shares, best = torch.stack([p for stage, p in stages if stage == "next?"]).max(-1)
+    T, n_layer, nh = len(names), len(best) - 1, len(maps) // (len(best) - 1)
     side, height = max(1.8, 0.14 * T), 0.32 * n_layer + 1.3  # inches of a map, of the table
-    figure = new_figure(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
-    if not figure:
-        return None
+    figure.set_size_inches(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
     figure.suptitle("attention: how much a row's token looks at those of the columns", fontsize=10)
     grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
-    for head, n in itertools.product(range(nh), range(n_layer)):
-        axes = figure.add_subplot(grid[head, n], facecolor="0.93")
-        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # is not looked at: grey
-        heat_map(axes, layers[n][3][head].masked_fill(future, math.nan),
-                 names if n == 0 else [""] * T, names if head == nh - 1 else [""] * T)
-        axes.set_title(f"layer {n + 1}, head {head + 1}", fontsize=9)
-    p, best = lens.max(-1)                                   # (n_layer + 1, T) each
+    future = torch.full((T, T), math.nan).triu(1)            # is not looked at: grey
+    for n, weights in enumerate(maps):
+        layer, head = divmod(n, nh)
+        axes = figure.add_subplot(grid[head, layer], facecolor="0.93")
+        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
+        heat_map(axes, weights + future, names if layer == 0 else [""] * T,
+                 names if head == nh - 1 else [""] * T)
     axes = figure.add_subplot(grid[nh, :])
-    depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
-    image = heat_map(axes, p, depths, names, [[vocabulary[i] for i in row] for row in best])
-    axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
+    depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
+    image = heat_map(axes, shares, depths, names, [[vocab[i] for i in row] for row in best])
+    axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
-    return figure
-
-def read_curves(config):
-    """
-    -> training and validation, [(step, bits per byte), ...], of the run in out_dir, and what to
-    compare them with, {name: bits per byte}. Also of a run at work: a line counts when it is whole.
-    """
-    at = functools.partial(os.path.join, config.out_dir)
-    path, levels = at("gpt", "metrics.csv"), {"raw bytes": 8.0}
-    if not os.path.exists(path):
-        raise UserError(f"{path} is not there: `python gpt.py` trains, and writes it")
-    rows = [*rows_of(path)]
-    val = [(row["step"], row["val_bpb"]) for row in rows if math.isfinite(row.get("val_bpb", math.nan))]
-    if not val:
-        raise UserError(f"{path} has no evaluation yet: wait for the first")
-    # of the validation text both are known; its tokens are about as long as those of the training text
-    bpb = next(row["val_bpb"] / row["val_loss"] for row in rows if row.get("val_loss"))
-    train = [(row["step"], bpb * row["loss"]) for row in rows if math.isfinite(row.get("loss", math.nan))]
-    for model in "bigram_counts", "bigram_nn":
-        try:
-            with open(at(model, "result.json"), encoding="utf-8") as f:
-                levels[model] = json.load(f)["val_bpb"]
-        except (OSError, ValueError, LookupError):
-            pass                                             # not trained, or damaged: no level
-    return train, val, levels
-
-def smooth(points, n):
-    """[(step, value), ...] -> n points at most, each the mean of as many neighbours"""
-    size = max(1, math.ceil(len(points) / n))
-    parts = [points[start:start + size] for start in range(0, len(points), size)]
-    return [tuple(sum(column) / len(column) for column in zip(*part)) for part in parts]
-
-def chart(train, val, levels, width=56, height=13):
-    """-> lines: training as braille, 2 x 4 dots a character, validation as ●; log scale"""
-    last, train = max(1, *(step for step, _ in train + val)), smooth(train, 2 * width)
-    values = [value for _, value in train + val] + [*levels.values()]
-    high, low = math.log(max(values)), math.log(min(values))
-    def place(step, value):                                  # -> row and column of a dot
-        down = (high - math.log(value)) / (high - low or 1.0)
-        return round(down * (4 * height - 1)), round(step / last * (2 * width - 1))
-    cells, labels = [[" "] * width for _ in range(height)], [""] * height
-    for name, level in levels.items():
-        row = place(0, level)[0] // 4
-        cells[row], labels[row] = ["─"] * width, f"{labels[row]} {name} {level:.3f}"
-    dots, before = {}, None                                  # (row, column) -> the character's bits
-    for y, x in itertools.starmap(place, train):
-        above, below = sorted((y, y if before is None else before))
-        for dot in range(above, below + 1):                  # from where the curve was before
-            bit = (1, 2, 4, 64, 8, 16, 32, 128)[x % 2 * 4 + dot % 4]
-            dots[dot // 4, x // 2] = dots.get((dot // 4, x // 2), 0) | bit
-        before = y
-    for (row, column), bits in dots.items():
-        cells[row][column] = chr(0x2800 + bits)
-    for y, x in itertools.starmap(place, val):
-        cells[y // 4][x // 2] = "●"
-    scale = [math.exp(high - (high - low) * (row + 0.5) / height) for row in range(height)]
-    lines = [f"{y:5.2f} │{''.join(line)}{label}".rstrip() for y, line, label in zip(scale, cells, labels)]
-    return [*lines, "      └" + "─" * width, f"       step 0{last:>{width - 6},.0f}"]
-
-def draw_curves(train, val, levels):
-    """-> Figure of the same"""
-    figure = new_figure(8, 4.5)
-    if not figure:
-        return None
-    axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
-    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
-    axes.plot(*zip(*smooth(train, 100)), color="C0", label="training, smoothed")
-    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for (name, level), lift in zip(levels.items(), (-4, 4, -4)):       # the two bigrams' are the same
-        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
-        axes.annotate(f"{name} {level:.3f}", (val[-1][0], level), (0, lift), textcoords="offset points",
-                      color="0.4", ha="right", va="bottom" if lift > 0 else "top")
-    axes.minorticks_off()
-    ticks = [tick for tick in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if tick >= axes.get_ylim()[0]]
-    axes.set_yticks(ticks, map(str, ticks))
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9))
-    return figure
 
 @plainly
 def plot(config):
     """Draws the curves of the run in out_dir, finished or at work: in text, and as a picture."""
-    train, val, levels = read_curves(config)
-    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; ⠒⠒ training")
-    print(*chart(train, val, levels), sep="\n")
-    if figure := draw_curves(train, val, levels):
-        save_picture(figure, os.path.join(config.out_dir, "curves.png"))
+    at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
+    rows = [*rows_of(at("gpt", "metrics.csv"))]
+    val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
+    if not val:
+        raise UserError("no evaluation yet: wait for the first")
+    bpb = val[0][1] / rows[0]["val_loss"]                    # of a nat per token, in training, too
+    train = [(row["step"], bpb * row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
+    for name in "bigram_counts", "bigram_nn":
+        if os.path.exists(at(name, "result.json")):
+            levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
+    parts = torch.tensor(train).split(math.ceil(len(train) / 60))
+    smooth = [part.mean(0).tolist() for part in parts]
+    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; • training")
+    print(*chart(smooth, val, levels), sep="\n")
+    picture(at("curves.png"), draw_curves, train, smooth, val, levels)
+
+def chart(train, val, levels, width=60, height=13):
+    """-> lines of text, on a log scale"""
+    values = [value for _, value in train + val] + [*levels.values()]
+    top, bottom, last = max(values), 0.99 * min(values), max(1, train[-1][0], val[-1][0])
+    scale = [top * (bottom / top) ** (n / (height - 1)) for n in range(height)]
+    lines = {y: [" "] * width for y in scale}
+    def line(value):
+        return lines[min(scale, key=lambda y: abs(math.log(y / value)))]
+    for name, level in levels.items():
+        line(level)[:width] = "─" * width
+        line(level).append(f" {name} {level:.3f}")
+    for mark, points in ("•", train), ("●", val):
+        for step, value in points:
+            line(value)[round((width - 1) * step / last)] = mark
+    lines = [f"{y:6.2f} │" + "".join(cells).rstrip() for y, cells in lines.items()]
+    return [*lines, f"step 0 └{'─' * width}┘ {last:,.0f}"]
+
+def draw_curves(figure, train, smooth, val, levels):
+    figure.set_size_inches(8, 4.5)
+    axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
+    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
+    axes.plot(*zip(*smooth), color="C0", label="training, smoothed")
+    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
+    for (name, level), lift in zip(levels.items(), (0.96, 1.04, 0.96)):        # two are equal
+        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
+        axes.text(val[-1][0], level * lift, f"{name} {level:.3f}", color="0.4", ha="right",
+                  va="center")
+    axes.yaxis.set_minor_formatter("{x:g}")                  # 2, 3, ... 8
+    axes.grid(alpha=0.2, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9))
 
 def by_heart(text, known, least=20):
-    """
-    str, str -> [(start, end), ...]: the longest stretches of the text that `known` has word for word.
-    20 characters at least: of unseen Shakespeare 1% lies in such, but 15% in those of 16, phrases that
-    anybody says again. An `in` that fails reads all that is known, 100 MB in 25 ms, so few should: if
-    a window's ending is unknown, so is every window that holds this ending.
-    """
-    found, start, end = [], 0, least
-    while end <= len(text):
-        endings = range(end - least // 2, start - 1, -1)
-        unknown = next((at for at in endings if text[at:end] not in known), None)
-        if unknown is not None:
-            start = unknown + 1
-            end = max(end, start + least)
-        else:
-            at = 0                                           # where it is known, and may go on
-            while end < len(text) and (at := known.find(text[start:end + 1], at)) >= 0:
-                end += 1
-            found.append((start, end))
-            end += 1
-    return found
+    """-> {at, ...}: where text has so much of `known` word for word; the longest such stretch"""
+    marked, longest, start, done = set(), "", 0, progress("characters looked up:", len(text))
+    for end in range(least, len(text) + 1):
+        while end - start >= least and text[start:end] not in known:
+            half = end - least // 2                          # if it is new, so is all that holds it
+            start = start + 1 if text[half:end] in known else half + 1
+        if end - start >= least:
+            marked.update(range(start, end))
+            longest = max(longest, text[start:end], key=len)
+        done(end)
+    return marked, longest
 
 def recite(model, tokenizer, config):
     """Prints three samples, and marks in them what the training text has word for word."""
-    known, unseen = (EOT.join(part) for part in split(read(config.input)))
+    known, longest = EOT.join(split(read(config.input))[0]), ""
     config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
-    length, marked, longest = 0, 0, ""
     for _ in range(3):
         text = "".join(generate(model.reader(), tokenizer, config, newline, generator))
-        stretches = by_heart(text, known)
-        inside = [any(start <= at < end for start, end in stretches) for at in range(len(text))]
+        marked, stretch = by_heart(text, known)
+        longest = max(longest, stretch, key=len)
+        text = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
         print("-" * 20)
-        for mark, part in itertools.groupby(zip(text, inside), lambda pair: pair[1]):
-            part = "".join(c if c.isprintable() or c == "\n" else "�" for c, _ in part)
+        for mark, places in itertools.groupby(range(len(text)), marked.__contains__):
+            part = "".join(text[at] for at in places)
             print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-        length, marked = length + len(text), marked + sum(inside)
-        longest = max([longest, *(text[start:end] for start, end in stretches)], key=len)
-    print("-" * 20)
-    print(f"marked: {marked / max(1, length):.0%} of these {length} characters, which the training "
-          f"text has word for word, in stretches of 20 or more")
-    if longest:
-        theirs = max((end - start for start, end in by_heart(unseen[:length], known)), default=0)
-        print(f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}; in as much "
-              f"of the validation text: {theirs or 'less than 20'}")
+    print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word; "
+          f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}")
 
 METHOD = "bayes"                                             # of a W&B sweep; or random
-SPACE = {                                                    # [one of], (between, on a log scale)
-    "n_layer": [2, 3, 4, 6], "n_embd": [64, 128, 192, 256, 384], "block_size": [64, 128, 256],
-    "batch_size": [4, 8, 12, 16, 24, 32], "matrix_lr": (0.005, 0.05), "vector_lr": (0.001, 0.01),
-    "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": (0.03, 0.5)}
+SPACE = {                                                    # what is searched, unless typed
+    "n_layer": [2, 3, 4, 6], "n_head": [1, 2, 4], "n_embd": [64, 128, 192, 256, 384],
+    "block_size": [64, 128, 256], "batch_size": [4, 8, 12, 16, 24, 32],
+    "matrix_lr": [0.005, 0.007, 0.01, 0.014, 0.02, 0.028, 0.04],
+    "vector_lr": [0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008],
+    "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": [0.03, 0.05, 0.1, 0.2, 0.4]}
 
-def draw(config, n):
-    """-> settings of trial n, a function of (seed, n): a search that is interrupted goes on"""
-    rng = random.Random(mix(config.seed, n))
-    return {name: rng.choice(values) if type(values) is list else
-            float(f"{math.exp(rng.uniform(*map(math.log, values))):.2g}")
-            for name, values in SPACE.items()}
-
-def trial(config, name, settings, loaded, report=None):
+def trial(config, search, loaded, name, settings, report=None):
     """
-    Trains with these settings for trial_seconds, in a folder of its own that goes when it is done ->
-    its row. Twenty steps measure the pace, which says how many fit: so the learning rate comes down to
-    zero in each trial, large or small. What was interrupted goes on, as long as it was to be.
+    Trains for trial_seconds in a folder of its own -> its row of the table, which alone stays and
+    is not made again. Twenty steps show how many fit: so each learning rate comes down to zero.
     """
-    folder = os.path.join(config.out_dir, "tune", str(name))
-    settings = {name: value for name, value in settings.items() if name not in given(config)}
-    if "n_embd" in settings and not given(config) & {"n_head", "n_kv_head"}:
-        settings["n_head"] = settings["n_embd"] // 64        # heads as wide as they mostly are
-    def run(out_dir, loaded, report=None, **more):           # -> what is in the file of that name
-        c = replace(config, **settings, **more, out_dir=out_dir, fresh=False, wandb="off")
-        train.__wrapped__(c, loaded, report)                 # its UserError is for us
-        def text_of(name):
-            with open(os.path.join(out_dir, "gpt", name), encoding="utf-8") as f:
-                return f.read()
-        if not os.path.exists(os.path.join(out_dir, "gpt", "result.json")):
-            raise KeyboardInterrupt                          # stopped: in a notebook train returns
-        return text_of
+    folder = os.path.join(config.out_dir, "tune", checksum([search, settings]))
+    if os.path.exists(folder + ".json"):
+        return json.loads(read(folder + ".json")[0])
+    print(f"\n--- trial {name} of {config.tune}: {settings}")
+    c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off")
     try:
-        data, held_out, text = loaded                        # little to evaluate: the pace is asked
-        paced = run(os.path.join(folder, "pace"), (data, held_out[:1000], text), max_steps=20)
-        rows = [line.split(",") for line in paced("metrics.csv").splitlines()[11:21]]
-        ms = sorted(float(row[METRICS.index("ms")]) for row in rows)[5]
-        settings["max_steps"] = max(20, int(1000 * config.trial_seconds / ms))
-        settings["eval_every"] = math.ceil(settings["max_steps"] / 6)
-        result = json.loads(run(folder, loaded, report)("result.json"))
-    except UserError as error:                               # settings that do not go, or go wrong
-        print(f"trial {name}: {error}")
-        result = {"val_bpb": math.inf, "parameters": 0}
-    shutil.rmtree(folder, ignore_errors=True)
-    return {"trial": name, **{key: result[key] for key in ("val_bpb", "parameters")}, **settings}
+        train.__wrapped__(replace(c, max_steps=20), loaded)  # its UserError is for us
+        ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
+        steps = max(20, int(1000 * config.trial_seconds / ms[10]))
+        settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
+        train.__wrapped__(replace(c, **settings), loaded, report)
+        with open(folder + "/gpt/result.json", encoding="utf-8") as f:
+            row = {"trial": name, **json.load(f), **settings}
+        write(folder + ".json", json.dumps(row).encode())
+        return row
+    except Exception as error:
+        if type(error) not in (UserError, Exception):        # a bare one: W&B stops the hopeless
+            raise
+        print(f"trial {name} ends early: {error}")
+        return {"trial": name}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-def sweep(config, kept, loaded, save):
-    """Takes part in a W&B sweep, the one named, or begun here, or a new one -> all its trials' rows."""
+def sweep(config, search, space, run_trial):
+    """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     wandb, _ = import_wandb(config)
     os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT", "shebang")
-    space = {name: {"values": values} if type(values) is list else
-             {"distribution": "log_uniform_values", "min": values[0], "max": values[1]}
-             for name, values in SPACE.items() if name not in given(config)}
-    def run_trial():                                         # in a thread of wandb.agent's
+    path = os.path.join(config.out_dir, "tune", checksum(search) + ".sweep")
+    def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
-            def report(row):
-                run.log({"val_bpb": row["val_bpb"]}, step=row["step"])
-            try:
-                row = trial(config, run.id, dict(run.config), loaded, report)
-                run.summary.update({name: row[name] for name in row if row[name] != math.inf})
-            except Exception as error:
-                if type(error) is not Exception:             # a bare one: how wandb stops a thread
-                    raise
-                print("W&B stopped this trial")
-                shutil.rmtree(os.path.join(config.out_dir, "tune", run.id), ignore_errors=True)
-            kept["trials"].append(run.id)
-            save()
+            run.summary.update(run_trial(run.id, dict(run.config), run.log))
+    def done():
+        runs = wandb.Api().sweep(f"{project}/{ident}").runs
+        return [{**run.config, **run.summary} for run in runs if "trial" in run.summary]
     try:
-        kept["sweep"] = config.sweep or kept["sweep"] or wandb.sweep(dict(
-            method=METHOD, metric=dict(name="val_bpb", goal="minimize"), parameters=space,
-            early_terminate=dict(type="hyperband", min_iter=3)), project=project)
-        save()
-        print(f"others join with  python gpt.py --tune {config.tune} --sweep {kept['sweep']}")
-        if (left := config.tune - len(kept["trials"])) > 0:
-            wandb.agent(kept["sweep"], run_trial, project=project, count=left)
-        runs = wandb.Api().sweep(f"{project}/{kept['sweep']}").runs
-        return [{**run.config, **run.summary} for run in runs if "max_steps" in run.summary]
+        ident = config.sweep or os.path.exists(path) and read(path)[0] or wandb.sweep({
+            "method": METHOD, "metric": {"name": "val_bpb", "goal": "minimize"},
+            "parameters": {name: {"values": values} for name, values in space.items()},
+            "early_terminate": {"type": "hyperband", "min_iter": 3}}, project=project)
+        write(path, ident.encode())
+        print(f"others join with  python gpt.py --tune {config.tune} --sweep {ident}")
+        if (left := config.tune - len(done())) > 0:
+            wandb.agent(ident, follow, project=project, count=left)
+        return done()
     except (wandb.Error, ValueError) as error:
-        raise UserError(f"W&B does not answer as it should: {error}") from None
+        raise UserError(f"W&B: {brief(error)}") from None
 
 @plainly
 def tune(config):
     """Trains config.tune times for a minute, with settings from SPACE, and prints what was best."""
-    if config.tune < 1 or config.trial_seconds < 1:
-        raise UserError("--tune takes a number of trials, --trial-seconds one of seconds, 1 or more")
-    if config.sweep and not online(config):
-        raise UserError("--sweep is W&B's: `pip install wandb`, and set WANDB_API_KEY")
-    path = os.path.join(config.out_dir, "tune", "trials.json")
     tokenizer = Tokenizer.load(config.tokenizer)
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
-    made = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
-    made.update(text=loaded[2], tokenizer=tokenizer.fingerprint, trial_seconds=config.trial_seconds,
-                online=bool(online(config)), sweep=config.sweep)
-    kept = {"made": made, "sweep": "", "trials": []}
-    if os.path.exists(path):
-        try:
-            with open(path, encoding="utf-8") as f:
-                kept = json.load(f)
-        except ValueError:
-            raise UserError(f"{path} is damaged: without it the search begins anew") from None
-        if kept["made"] != made:
-            raise UserError(f"the trials in {path} had another text, or other flags: --out-dir keeps "
-                            "them and starts others")
-    def save():
-        write(path, json.dumps(kept, indent=1).encode())
-
-    rows = sweep(config, kept, loaded, save) if online(config) else kept["trials"]
-    for n in range(len(rows), 0 if online(config) else config.tune):
-        settings = draw(config, n)
-        eta = time.strftime("%H:%M:%S", time.gmtime((config.tune - n) * config.trial_seconds * 1.2))
-        print(f"\n--- trial {n + 1} of {config.tune}, eta {eta}:", *(
-            f"{name} {value}" for name, value in settings.items() if name not in given(config)))
-        rows.append(trial(config, n + 1, settings, loaded))
-        save()
-    rows = sorted(rows, key=lambda row: row["val_bpb"])
-    if not rows or rows[0]["val_bpb"] == math.inf:
+    typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
+    space = {name: values for name, values in SPACE.items() if name not in typed}
+    search = [typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds]
+    run_trial = functools.partial(trial, config, search, loaded)
+    if config.sweep or online(config):
+        rows = sweep(config, search, space, run_trial)
+    else:
+        rows, done = [], progress("trials done:", config.tune)
+        for n in range(config.tune):                         # trial n is a function of (seed, n)
+            rng = random.Random(mix(config.seed, n))
+            settings = {name: rng.choice(values) for name, values in space.items()}
+            rows.append(run_trial(n + 1, settings))
+            done(n + 1)
+    rows = sorted((row for row in rows if "max_steps" in row), key=lambda row: row["val_bpb"])
+    if not rows:
         raise UserError("no trial came to its end: why is said above")
-    names = ["trial", "val_bpb", "parameters", "max_steps", *filter(rows[0].__contains__, SPACE)]
-    print("\n" + " ".join(f"{name:>8}" for name in names))
-    for row in rows:
-        values = [row.get(name, "") for name in names]
-        cells = [f"{value:.5g}" if type(value) is float else str(value) for value in values]
-        print(" ".join(cell.rjust(max(8, len(name))) for cell, name in zip(cells, names)))
-    best = replace(config, **{f.name: rows[0][f.name] for f in fields(config) if f.name in rows[0]})
-    flags = [(f"--{f.name.replace('_', '-')}", str(getattr(best, f.name))) for f in fields(config)
-             if f.name not in SESSION and getattr(best, f.name) != f.default]
+    names = ["trial", "val_bpb", "parameters", "max_steps", *space]
+    for row in [{}, dict(zip(names, names)), *rows]:
+        print(*(str(row.get(name, ""))[:12].rjust(max(8, len(name))) for name in names))
+    best = typed | {name: rows[0][name] for name in [*space, "max_steps", "eval_every"]}
+    flags = (f"--{name.replace('_', '-')}={value}" for name, value in best.items())
     folder = os.path.join(config.out_dir, "best")
-    command = ["python", "gpt.py", "--out-dir", folder, *itertools.chain(*flags)]
-    print("\nthe best:", shlex.join(command))
+    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", folder, *flags]))
 
 # -----------------------------------------------------------------------------
 # main
