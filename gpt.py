@@ -1322,7 +1322,7 @@ def walk(model, ids):
         scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / attn.hs ** 0.5
         heads = (scores + torch.full_like(scores, -math.inf).triu(1)).softmax(-1)
         stages += [(f"head {head} looks at", weights) for head, weights in enumerate(heads, 1)]
-        gathered = attn(h[None], cos, sin, None, 0)[0]
+        gathered = attn(h[None], cos, sin)[0]
         thought = block.mlp(block.mlp_norm(x + gathered))
         x = x + gathered + thought
         stages += [("+ attention", gathered), ("+ mlp", thought), ("= x", x), ("next?", lens(x))]
@@ -1380,6 +1380,8 @@ def draw_walk(figure, names, stages, vocab):
 def plot(config):
     """Draws the curves of the run in out_dir, finished or at work: in text, and as a picture."""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
+    if not os.path.exists(at("gpt", "metrics.csv")):
+        raise UserError(f"no run in {config.out_dir}: `python gpt.py` trains one")
     rows = [*rows_of(at("gpt", "metrics.csv"))]
     val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
     if not val:
@@ -1482,6 +1484,8 @@ def trial(config, search, loaded, name, settings, report=None):
         steps = max(20, int(1000 * config.trial_seconds / ms[10]))
         settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
         train.__wrapped__(replace(c, **settings), loaded, report)
+        if not os.path.exists(folder + "/gpt/result.json"):
+            raise KeyboardInterrupt                          # in a notebook, where train comes back
         with open(folder + "/gpt/result.json", encoding="utf-8") as f:
             row = {"trial": name, **json.load(f), **settings}
         write(folder + ".json", json.dumps(row).encode())
