@@ -737,14 +737,14 @@ class Track:
             if due and not run.offline and not uploading.is_alive():
                 sent, uploading = time.time(), threading.Thread(target=self.upload, daemon=True)
                 uploading.start()                            # it can take minutes
-        if samples and step >= run.starting_step:
-            table = self.wandb.Table(columns=["step", "sample"], data=samples)
-            run.log({"samples": table}, step=step)
         if not run.offline and not online(self.config):
             raise OSError("it does not answer any more")
         if uploading.is_alive():
             uploading.join()
         self.put(self.outputs)
+        if samples and step >= run.starting_step:
+            table = self.wandb.Table(columns=["step", "sample"], data=samples)
+            run.log({"samples": table}, step=step)
 
     def upload(self):
         try:
