@@ -586,7 +586,8 @@ def online(config):
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     key, answers = os.environ.get("WANDB_API_KEY"), []
     try:
-        key = key or netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
+        found = netrc.netrc(os.environ.get("NETRC"))         # where `wandb login` keeps it
+        key = key or found.authenticators(urllib.parse.urlsplit(url).netloc)
     except (OSError, netrc.NetrcParseError):
         pass
     if not key or config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online":

@@ -45,8 +45,8 @@ if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
 [ -z "${RUN-}" ] || [ -z "$has_run" ] || [ "${RUN##*/}" = "${has_run##*/}" ] ||
     fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-$has_run"
 [ "$chosen" != chosen ] || RUN=$has_run
-host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%[:/]*}
-has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" ~/.netrc; }; }
+host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%/*}
+has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"; }; }
 
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt

@@ -368,6 +368,18 @@ def test_a_key_that_is_refused(key, server, tmp_path):
     assert key == "short" or key not in said
     assert 1 <= result.stderr.count("\n") <= 2 and (key == "short" or key not in result.stderr + result.stdout)
 
+def test_a_key_in_netrc(api, server, tmp_path):
+    name, shop = new_name(), shop_at(server, tmp_path / "shop")
+    host = urllib.parse.urlsplit(URL).netloc
+    where = str(shop.write("netrc", f"machine {host}\n  login user\n  password {KEY}\n"))
+    shop.ok("gpt.py", *TINY, "--max-steps", 20, "--run", name, env={**NO_KEY, "NETRC": where})
+    assert state_of(api, name)["step"] == 20
+    source = (ROOT / "run.sh").read_text(encoding="utf-8")
+    lines = "\n".join(line for line in source.splitlines() if line.startswith(("host=", "has_key")))
+    for url, status in ((URL, 0), ("https://api.wandb.ai", int(host != "api.wandb.ai"))):
+        env = {**os.environ, **NO_KEY, "NETRC": where, "WANDB_BASE_URL": url}
+        assert subprocess.run(["bash", "-uc", lines + "\nhas_key"], env=env).returncode == status
+
 def test_off_and_missing(server, tmp_path):
     for folder, flags, before in (("off", ["--wandb", "off"], ""), ("missing", [], "import sys; sys.modules['wandb'] = None")):
         shop = shop_at(server, tmp_path / folder)
