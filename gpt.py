@@ -608,7 +608,7 @@ def import_wandb(config):
     os.makedirs(folder, exist_ok=True)
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
     if "wandb" not in sys.modules:
-        os.environ.pop("WANDB_SERVICE", None)                # a notebook's, whose `!python gpt.py` this is
+        os.environ.pop("WANDB_SERVICE", None)                # a notebook's that runs !python gpt.py
     import wandb
     return wandb, folder
 
@@ -684,9 +684,10 @@ class Track:
                 print("W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync",
                       shlex.quote(self.run.sync_dir))
         except ImportError:
-            print("W&B: `pip install wandb` shows the metrics and keeps the files; going on without")
+            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
         except Exception as error:                           # theirs, of any kind
-            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later", file=sys.stderr)
+            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
+                  file=sys.stderr)
 
     def open(self):
         """-> a run, online where that is possible, else one that is recorded"""
@@ -695,7 +696,8 @@ class Track:
             self.wandb.init, entity="".join(entity) or None, project=project, id=self.id,
             name=self.stage, group=self.name, job_type=self.stage, reinit="create_new",
             config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
-            settings=dict(console="off", init_timeout=15, finish_timeout=30, finish_timeout_raises=True))
+            settings=dict(console="off", init_timeout=15, finish_timeout=30,
+                          finish_timeout_raises=True))
         answer = online(self.config)
         try:
             if answer is False:
@@ -732,7 +734,7 @@ class Track:
         for row in self.rows:
             step, said = int(row["step"]), row.pop("sample", None)
             samples += [[step, json.loads(said)]] if said else []
-            if step >= run.starting_step:                    # what a killed session has sent is there
+            if step >= run.starting_step:                    # what a killed session sent is there
                 run.log(row, step=step)
             due = time.time() - sent > 60 * self.config.upload_minutes
             if due and not run.offline and not uploading.is_alive():
@@ -811,7 +813,7 @@ def upload(config):
             with open(last, encoding="utf-8") as f:
                 result = json.load(f)
             rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
-            rows += [{"step": len(rows), **{name: result[name] for name in ("val_loss", "val_bpb")}}]
+            rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
             files = {name: at(name) for name in ("model.pt", "metrics.csv", "result.json")}
             what = result, {}, rows, {stage: files}, inputs
         Track(config, stage, *what).end(3600)
