@@ -605,25 +605,29 @@ def speak(new_reader, tokenizer, config):
 # -----------------------------------------------------------------------------
 # tracking: Weights & Biases gets what is written in out_dir, and never holds it up
 
-STATE = ["metrics.csv", "stable.pt", "result.json", "state.pt"]        # what a run goes on from
-FOLDERS = {name: name.replace("-", "_") for name in ("bigram-counts", "bigram-nn", "bigram-nn-64", "gpt")}
+MODELS = ["bigram-counts", "bigram-nn", "bigram-nn-64", "gpt"]
+STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied in this order
 
 def online(config):
     """Does W&B answer? None: it is not to be asked, as there is no key, or --wandb is not auto."""
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    key, answers = os.environ.get("WANDB_API_KEY"), []
     try:
-        key = os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname)
+        found = netrc.netrc(os.environ.get("NETRC"))         # where `wandb login` keeps it
+        key = key or found.authenticators(urllib.parse.urlsplit(url).netloc)
     except (OSError, netrc.NetrcParseError):
-        key = None
+        pass
     if not key or config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online":
         return None
-    try:
-        urllib.request.urlopen(url, timeout=8).close()
-    except urllib.error.HTTPError:                           # an answer, too
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
+    def ask():
+        try:
+            answers.append(urllib.request.urlopen(url, timeout=8).close())
+        except (OSError, ValueError) as error:               # a refusal is an answer, too
+            answers.extend(word for word in ("HTTP Error", "CERTIFICATE") if word in str(error))
+    asking = threading.Thread(target=ask, daemon=True)       # to look up a name has no timeout
+    asking.start()
+    asking.join(8)
+    return bool(answers)
 
 def import_wandb(config):
     """-> the package, told to keep its files in out_dir and its talk to itself, and that folder"""
@@ -631,16 +635,18 @@ def import_wandb(config):
     os.makedirs(folder, exist_ok=True)
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
     if "wandb" not in sys.modules:
-        os.environ.pop("WANDB_SERVICE", None)                # a notebook's, whose `!python gpt.py` this is
+        os.environ.pop("WANDB_SERVICE", None)                # a notebook's that runs !python gpt.py
     import wandb
     return wandb, folder
 
 def run_path(config, text=""):
     """-> [entity/]project, run: by default the text's file name and 6 digits of its fingerprint"""
     stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
-    name = config.run or re.sub(r"[^A-Za-z0-9]+", "-", stem) + "-" + (text or fingerprint(read(config.input)))[:6]
-    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,90}", name, re.ASCII):
-        raise UserError(f"--run {name}: a name has letters, digits, - and _; [entity/]project/ may stand before it")
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
+    name = config.run or stem + "-" + (text or fingerprint(read(config.input)))[:6]
+    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
+        raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
+                        "[entity/]project/ may stand before it")
     where, _, name = name.rpartition("/")
     return where or os.environ.get("WANDB_PROJECT", "shebang"), name
 
@@ -649,16 +655,15 @@ def brief(error):
 
 def rows_of(path, written=None):
     """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
-    names, line = None, ""
     with open(path, encoding="utf-8") as f:
+        names, line = f.readline().strip().split(","), ""
         while True:
             last = not written or written.is_set()
             line += f.readline()
             if line.endswith("\n"):
-                cells = next(csv.reader([line]))
-                if names:
-                    yield {name: cell if name == "sample" else float(cell) for name, cell in zip(names, cells) if cell}
-                names, line = names or cells, ""
+                cells, line = next(csv.reader([line])), ""
+                yield {name: cell if name == "sample" else float(cell)
+                       for name, cell in zip(names, cells) if cell}
             elif last:
                 return
             else:
@@ -666,10 +671,10 @@ def rows_of(path, written=None):
 
 class Track:
     """
-    A thread that makes a run at W&B of one stage: its rows are the history, its outputs {name: {file: path}}
-    artifacts, of which the last version stays, its inputs those it uses. Without a key all is recorded in
-    out_dir/wandb. What fails is one line, and --upload sends it later. about: what tells this run from others
-    of its stage; notes: what else to know.
+    A thread that makes a run at W&B of one stage: its rows are the history, its outputs
+    {name: {file: path}} artifacts, of which the last version stays, its inputs those it uses.
+    Without a key all is recorded in out_dir/wandb. What fails is one line, and --upload sends it
+    later. about: what tells this run from others of its stage; notes: what else to know.
     """
     def __init__(self, config, stage, about, notes, rows, outputs, inputs):
         self.config, self.stage, self.about, self.notes = config, stage, about, notes
@@ -683,210 +688,242 @@ class Track:
     def end(self, seconds=300):
         """Waits until all is sent, but not for ever."""
         if self.thread.is_alive():
+            print("W&B: sending the rest; Ctrl-C leaves it for another time")
             self.thread.join(seconds)
-            if self.thread.is_alive():
-                print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
+        if self.thread.is_alive():
+            print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
 
     def follow(self):
         try:
             self.wandb, folder = import_wandb(self.config)
-            recorded = glob.glob(os.path.join(glob.escape(folder), f"offline-run-*-{self.id}"))
-            self.run = self.open(recorded)
+            self.staging = os.path.join(folder, "staging-" + self.stage)
+            os.environ["WANDB_DATA_DIR"] = self.staging
+            for old in [self.staging, *glob.glob(f"{glob.escape(folder)}/*run-*-{self.id}")]:
+                shutil.rmtree(old, ignore_errors=True)       # all is sent, or recorded, anew
+            self.run = self.open()
             try:
                 self.send()
             finally:
                 self.run.finish()
-            write(os.path.join(folder, "sent-" + self.stage), b"offline" if self.run.offline else b"online")
+            mode = "offline" if self.run.offline else "online"
+            write(os.path.join(folder, "sent-" + self.stage), mode.encode())
             if self.run.offline:
-                print(f"W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync {self.run.sync_dir}")
-            else:
-                for old in recorded:
-                    shutil.rmtree(old)
+                print("W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync",
+                      shlex.quote(self.run.sync_dir))
         except ImportError:
-            print("W&B: `pip install wandb` shows the metrics and keeps the files; going on without")
+            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
         except Exception as error:                           # theirs, of any kind
-            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later", file=sys.stderr)
+            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
+                  file=sys.stderr)
 
-    def open(self, recorded):
-        """-> a run, online where that is possible; else one that is recorded, and begins with all rows so far"""
-        entity, _, project = self.where.rpartition("/")
+    def open(self):
+        """-> a run, online where that is possible, else one that is recorded"""
+        *entity, project = self.where.split("/")
         begin = functools.partial(
-            self.wandb.init, entity=entity or None, project=project, id=self.id, name=self.stage, group=self.name,
-            job_type=self.stage, config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
-            reinit="create_new", settings=self.wandb.Settings(console="off", init_timeout=15, finish_timeout=20))
+            self.wandb.init, entity="".join(entity) or None, project=project, id=self.id,
+            name=self.stage, group=self.name, job_type=self.stage, reinit="create_new",
+            config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
+            settings=dict(console="off", init_timeout=15, finish_timeout=30,
+                          finish_timeout_raises=True))
         answer = online(self.config)
-        if answer is False:
-            print("W&B does not answer", file=sys.stderr)
-        if answer:
-            try:
+        try:
+            if answer is False:
+                raise OSError("it does not answer")
+            if answer:
                 self.api = self.wandb.Api(timeout=20)
                 try:
                     if self.api.run(f"{self.where}/{self.id}").state == "running":
-                        print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)", file=sys.stderr)
+                        print("W&B: this run seems alive elsewhere (so does a killed one, "
+                              "for minutes)", file=sys.stderr)
                 except (ValueError, self.wandb.CommError):
                     pass                                     # a new one
                 run = begin(mode="online", resume="allow")
                 print(f"W&B: {run.url}")
                 return run
-            except Exception as error:                       # a refused key, for one
-                print(f"W&B: {brief(error)}", file=sys.stderr)
-                self.api = None
-                self.wandb.teardown()                        # else "run ID ... is in use"
-        for old in recorded:
-            shutil.rmtree(old)
+        except Exception as error:                           # a refused key, for one
+            print(f"W&B: {brief(error)}", file=sys.stderr)
+            self.wandb.teardown()                            # else "run ID ... is in use"
         print(f"W&B: recording in {self.config.out_dir}/wandb; `wandb leet` shows it")
         return begin(mode="offline")
 
     def send(self):
-        run, samples, sent, uploading = self.run, [], time.time(), None
+        run, samples, sent, uploading = self.run, [], time.time(), threading.Thread()
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         for name, files in self.inputs.items() if not run.offline else ():
-            path, key = f"{self.where}/{self.name}-{name}:latest", {"data": "text"}.get(name, name)
-            if self.api.artifact_exists(path) and self.api.artifact(path).metadata[key] == self.about[key]:
+            path = f"{self.where}/{self.name}-{name}:latest"
+            key = "text" if name == "data" else name
+            if (self.api.artifact_exists(path)
+                    and self.api.artifact(path).metadata[key] == self.about[key]):
                 run.use_artifact(path)
             else:
-                self.put(name, files)
+                self.put({name: files})
         for row in self.rows:
             step, said = int(row["step"]), row.pop("sample", None)
             samples += [[step, json.loads(said)]] if said else []
-            if step >= run.starting_step:                    # what a killed session has sent is there
+            if step >= run.starting_step:                    # what a killed session sent is there
                 run.log(row, step=step)
-            due = not run.offline and time.time() - sent > 60 * self.config.upload_minutes
-            if due and not (uploading and uploading.is_alive()):
+            due = time.time() - sent > 60 * self.config.upload_minutes
+            if due and not run.offline and not uploading.is_alive():
                 sent, uploading = time.time(), threading.Thread(target=self.upload, daemon=True)
                 uploading.start()                            # it can take minutes
-        if samples and step >= run.starting_step:
-            run.log({"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}, step=step)
-        if online(self.config) is False:
-            raise UserError("it does not answer any more")
-        if uploading:
+        if not run.offline and not online(self.config):
+            raise OSError("it does not answer any more")
+        if uploading.is_alive():
             uploading.join()
-        if not self.upload():
-            raise UserError("not all files arrived")
+        self.put(self.outputs)
+        if samples and step >= run.starting_step:
+            table = self.wandb.Table(columns=["step", "sample"], data=samples)
+            run.log({"samples": table}, step=step)
 
     def upload(self):
         try:
-            for name, files in self.outputs.items():
-                self.put(name, files)
-            return True
+            self.put(self.outputs)
         except Exception as error:                           # the next one, perhaps
             print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
 
-    def put(self, name, files):
-        """A new version of an artifact; once it is safe, the older ones go: storage does not grow."""
-        kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-        artifact = self.wandb.Artifact(f"{self.name}-{name}", kind, metadata={**self.about, **self.notes, "id": self.id})
-        for inside, path in files.items():
-            if os.path.exists(path):
-                artifact.add_file(path, inside, skip_cache=True)
-        logged = self.run.log_artifact(artifact, aliases=["latest", "best"])
-        if not self.run.offline:
-            logged.wait(600)
-            for old in self.api.artifacts(kind, f"{self.where}/{self.name}-{name}"):
-                if "latest" not in old.aliases:
-                    old.delete(delete_aliases=True)
+    def put(self, artifacts):
+        """New versions; once one is safe, the older ones go: storage does not grow."""
+        for name, files in artifacts.items():
+            kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
+            path = f"{self.name}-{name}"
+            artifact = self.wandb.Artifact(path, kind, metadata={**self.about, **self.notes})
+            for inside, file in files.items():
+                if os.path.exists(file):
+                    artifact.add_file(file, inside, skip_cache=True)
+            logged = self.run.log_artifact(artifact, aliases=["latest", "best"])
+            if not self.run.offline:
+                logged.wait(600)
+                shutil.rmtree(self.staging, ignore_errors=True)
+                for old in self.api.artifacts(kind, f"{self.where}/{path}"):
+                    if "latest" not in old.aliases:
+                        old.delete(delete_aliases=True)
 
 def about(saved):
     """A checkpoint -> what decides its numbers: who has the same is the same run, on any machine"""
     decides = {name: value for name, value in saved["config"].items()
                if type(value) in (int, float) and name not in SESSION | {"max_steps", "decay"}}
-    return {**decides, **{name: saved[name] for name in ("branch", "text", "tokenizer")}}
+    decides |= {name: saved[name] for name in ("branch", "text", "tokenizer")}
+    return {**decides, "origin": saved.get("origin") or checksum(decides)}       # that of step 0
 
 def artifacts(config):
     """-> what a GPT writes, what it reads: {artifact: {file: path}}"""
     at = functools.partial(os.path.join, config.out_dir, "gpt")
-    data = {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}
-    tokenizer = {"tokenizer.json": config.tokenizer} if config.tokenizer != "bytes" else {}
-    return ({"gpt-state": {name: at(name) for name in STATE}, "gpt": {"model.pt": at("model.pt")}},
-            {"data": data, **({"tokenizer": tokenizer} if tokenizer else {})})
+    outputs = {"gpt-state": {name: at(name) for name in STATE}, "gpt": {"model.pt": at("model.pt")}}
+    inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
+    if config.tokenizer != "bytes":
+        inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
+    return outputs, inputs
 
 def upload(config):
     """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
-    at = functools.partial(os.path.join, config.out_dir)
-    def send(stage, newest, *what):
-        sent, answer = at("wandb", "sent-" + stage), online(config)
-        if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(newest):
+    config = fetch(config)                                   # what is further on there stays
+    (outputs, inputs), answer = artifacts(config), online(config)
+    for stage in [name for name in inputs if name != "data"] + MODELS:
+        at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
+        last = config.tokenizer if stage == "tokenizer" else at("result.json")
+        sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
+        if not os.path.exists(last):
+            continue
+        if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(last):
             with open(sent, encoding="utf-8") as f:
                 if not answer or f.read() == "online":
-                    return
-        Track(config, stage, *what).end(3600)
-    outputs, inputs = artifacts(config)
-    if "tokenizer" in inputs:
-        tokenizer = Tokenizer.load(config.tokenizer)
-        about_it = dict(text=fingerprint(read(config.input)), tokenizer=tokenizer.fingerprint)
-        send("tokenizer", config.tokenizer, about_it, {"pattern": tokenizer.pattern},
-             [{"step": 0, "vocab_size": tokenizer.vocab_size}], inputs, {})
-    for stage, folder in FOLDERS.items():
-        if stage != "gpt" and os.path.exists(at(folder, "result.json")):
-            with open(at(folder, "result.json"), encoding="utf-8") as f:
+                    continue
+        if stage == "tokenizer":
+            made, text = Tokenizer.load(last), fingerprint(read(config.input))
+            what = ({"text": text, "tokenizer": made.fingerprint}, {"pattern": made.pattern},
+                    [{"step": 0, "vocab_size": made.vocab_size}], inputs, {})
+        elif stage == "gpt":
+            saved, _ = load([at("state.pt")], "gpt", config, ANEW)
+            what = about(saved), {"step": saved["step"]}, rows_of(at("metrics.csv")), outputs, inputs
+        else:
+            with open(last, encoding="utf-8") as f:
                 result = json.load(f)
-            rows = [*rows_of(at(folder, "metrics.csv"))] if os.path.exists(at(folder, "metrics.csv")) else []
+            rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
             rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
-            files = {name: at(folder, name) for name in ("model.pt", "metrics.csv", "result.json")}
-            send(stage, at(folder, "result.json"), result, {}, rows, {stage: files}, inputs)
-    if os.path.exists(at("gpt", "state.pt")):
-        saved, _ = load([at("gpt", "state.pt")], "gpt", config, ANEW)
-        send("gpt", at("gpt", "state.pt"), about(saved), {"step": saved["step"]},
-             rows_of(at("gpt", "metrics.csv")), outputs, inputs)
+            files = {name: at(name) for name in ("model.pt", "metrics.csv", "result.json")}
+            what = result, {}, rows, {stage: files}, inputs
+        Track(config, stage, *what).end(3600)
 
 def download(api, path, folder):
-    """An artifact -> its files in folder, whole, and as they were sent. False: there is no such artifact."""
+    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
     if not api.artifact_exists(path):
         return False
     os.makedirs(folder, exist_ok=True)
     for _ in range(2):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as root:
-            api.artifact(path).download(root, skip_cache=True)
+            artifact = api.artifact(path)
+            artifact.download(root, skip_cache=True)
             try:
-                api.artifact(path).verify(root)
+                artifact.verify(root)
             except ValueError:                               # not what the digest says
                 continue
             for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
                 os.replace(os.path.join(root, name), os.path.join(folder, name))
             return True
-    raise UserError(f"{path} arrives damaged, twice: delete that version there, or choose another --run")
+    raise UserError(f"{path} arrives damaged, twice: delete that version, or choose another --run")
 
 def fetch(config):
     """
-    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is further on,
-    with --fetch the other models, too. Changes config to where they are.
+    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
+    further on, with --fetch the other models, too. -> config, with the places where they are
     """
-    at, answer = functools.partial(os.path.join, config.out_dir), online(config)
-    if answer is None:
-        return
+    config, at = copy.copy(config), functools.partial(os.path.join, config.out_dir)
+    def decide(name, value):
+        setattr(config, name, value)
+        config.typed = given(config) | {name}
     try:
         here = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
+        kept, mine = here["config"], {"origin": about(here)["origin"]}
     except Exception:                                        # none, or damaged
-        here = None
+        here, kept = None, {}
+    for name in {"run", "tokenizer"} & kept.keys() - given(config):
+        decide(name, kept[name])
+    if "input" not in given(config) and find(kept.get("input", "")):
+        decide("input", kept["input"])
+    elif not find(config.input) and find(at("data")):
+        decide("input", at("data"))
+    answer = online(config)
+    if answer is None:
+        return config
     path = "/".join(run_path(config)) + "-"
     try:
         if not answer:
-            raise UserError("it does not answer")
+            raise OSError("it does not answer")
         wandb, folder = import_wandb(config)
-        api = wandb.Api(timeout=20)
-        if not find(config.input) and download(api, path + "data:latest", at("data")):
-            config.input, config.typed = at("data"), given(config) | {"input"}
-        wanted = {} if config.tokenizer == "bytes" else {"tokenizer": config.tokenizer}
-        wanted |= {name: at(place, "model.pt") for name, place in FOLDERS.items() if config.fetch}
-        for name, file in wanted.items():
-            if not os.path.exists(file) and download(api, f"{path}{name}:latest", os.path.dirname(file)):
+        api, state = wandb.Api(timeout=20), path + "gpt-state:latest"
+        if not find(config.input) and download(api, path + "data:latest", at("data.tmp")):
+            os.rename(at("data.tmp"), at("data"))
+            decide("input", at("data"))
+        lacking = {name: at(name.replace("-", "_")) for name in MODELS if config.fetch}
+        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+            lacking["tokenizer"] = config.out_dir
+            decide("tokenizer", at("tokenizer.json"))
+        for name, place in lacking.items():
+            if (not os.path.exists(os.path.join(place, "model.pt"))
+                    and download(api, f"{path}{name}:latest", place)):
                 write(os.path.join(folder, "sent-" + name), b"online")
-                config.typed = given(config) | ({name} & {"tokenizer"})
-        if api.artifact_exists(path + "gpt-state:latest"):
-            there = api.artifact(path + "gpt-state:latest").metadata
-            if here and checksum(about(here))[:6] != there["id"][-6:]:
-                raise UserError(f"{config.run} is there with other settings: another --run starts one of its own")
-            if there["step"] > (here["step"] if here else -1):
-                download(api, path + "gpt-state:latest", at("gpt"))
-                write(os.path.join(folder, "sent-gpt"), b"online")
-                print(f"W&B: {path[:-1]} was left at step {there['step']}")
+        there = api.artifact(state).metadata if api.artifact_exists(state) else {}
+        if there and not here:                               # a name can go on with other settings
+            typed = given(config) - {"max_steps", "decay"} if not config.run else ()
+            mine = {name: getattr(config, name) for name in typed}
+            mine["text"] = fingerprint(read(config.input))
+            mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
+        if there and any(there.get(name, mine[name]) != mine[name] for name in mine):
+            raise UserError(f"{path[:-1]} is there with other settings: "
+                            "another --run starts one of its own")
+        if there and (not here or (there["branch"], there["step"]) > (here["branch"], here["step"])):
+            download(api, state, at("gpt"))
+            write(os.path.join(folder, "sent-gpt"), b"online")
+            print(f"W&B: {path[:-1]} was left at step {there['step']}")
     except ImportError:
         pass
     except Exception as error:                               # theirs, of any kind
-        if config.run and not here or isinstance(error, UserError) and answer:
+        if config.run and (not here or isinstance(error, UserError)):
             raise UserError(f"W&B: {brief(error)}; --wandb off trains without") from None
         print(f"W&B: {brief(error)}; going on with what is here", file=sys.stderr)
+        config.wandb = "offline"                             # so that what is there stays
+    return config
 
 # -----------------------------------------------------------------------------
 # train
@@ -1041,7 +1078,7 @@ def train(config, loaded=None, report=None):
     at = functools.partial(os.path.join, folder)
     checkpoints = [at("state.pt"), at("stable.pt")]
     if not config.fresh:
-        fetch(config)
+        config = fetch(config)
     if config.fresh or not any(map(os.path.exists, checkpoints)):
         saved, tokenizer = None, Tokenizer.load(config.tokenizer)
     else:
@@ -1099,6 +1136,7 @@ def train(config, loaded=None, report=None):
 
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
                     branch=saved["branch"] if saved else 0)
+    identity["origin"] = about(saved or identity)["origin"]
     notes = {"max_steps": config.max_steps, "decay": config.decay}
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
@@ -1202,6 +1240,7 @@ def train(config, loaded=None, report=None):
                       f"| {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
         else:                                                # stopped, between two steps
             checkpoint("state.pt")
+            print(f"stopped at step {step}, saved: the same command goes on")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
@@ -1211,10 +1250,10 @@ def train(config, loaded=None, report=None):
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+        if stop or step < config.max_steps:                  # else the result comes first
+            written.set()
+            track.end()
     if stop or step < config.max_steps:
-        print(f"stopped at step {step}, saved: the same command goes on")
-        written.set()
-        track.end()
         return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0] if stop else 0)
     print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
           f"{time.time() - begun - seconds:.0f} s beside it")
@@ -1237,13 +1276,16 @@ def trained(config):
         folder = os.path.join(config.out_dir, "fetched", *config.run.split("/"))
         here = os.path.join(folder, "tokenizer.json")
         if config.fresh or not os.path.exists(os.path.join(folder, "model.pt")):
-            if not online(config):
-                raise UserError("no key for W&B (WANDB_API_KEY), or it does not answer")
-            wandb, _ = import_wandb(config)
-            api, path = wandb.Api(timeout=20), "/".join(run_path(config))
-            download(api, path + "-tokenizer:latest", folder)
-            if not download(api, path + "-gpt:best", folder):
-                raise UserError(f"W&B has no model of {path}")
+            try:
+                if not online(config):
+                    raise UserError("no key (WANDB_API_KEY), or no answer")
+                wandb, _ = import_wandb(config)
+                api, path = wandb.Api(timeout=20), "/".join(run_path(config))
+                download(api, path + "-tokenizer:latest", folder)
+                if not download(api, path + "-gpt:best", folder):
+                    raise UserError(f"there is no model of {path}")
+            except Exception as error:                       # theirs, of any kind
+                raise UserError(f"W&B: {brief(error)}") from None
         config.tokenizer = here if os.path.exists(here) else "bytes"
         config.typed = given(config) | {"tokenizer"}
     paths = [os.path.join(folder, name) for name in ("model.pt", "state.pt")]

@@ -45,7 +45,8 @@ if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
 [ -z "${RUN-}" ] || [ -z "$has_run" ] || [ "${RUN##*/}" = "${has_run##*/}" ] ||
     fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-$has_run"
 [ "$chosen" != chosen ] || RUN=$has_run
-has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qs api.wandb.ai ~/.netrc; }; }
+host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%/*}
+has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"; }; }
 
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt
@@ -105,7 +106,7 @@ except Exception as error:
 if [ -n "${RUN-}" ] && [ ! -e out/gpt/state.pt ] && has_key; then
     echo; echo "=== what W&B has of $RUN ==="
     here=$text; [ $# = 1 ] || here=out/data
-    run "$python" gpt.py --fetch --run "$RUN" --input "$here" || fail "nothing is lost: the same command tries again"
+    run "$python" gpt.py --fetch "--run=$RUN" --input "$here" || fail "nothing is lost: the same command tries again"
 fi
 if [ $# = 0 ] && [ -d out/data ]; then text=out/data; fi
 
@@ -207,7 +208,7 @@ stage() {
     model=$1; said=out/$1/samples.txt; shift
     if ! row "$model" > /dev/null; then
         rm -f "$said"
-        session=; [ $model != gpt ] || session="${RUN:+--run $RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
+        session=; [ $model != gpt ] || session="${RUN:+--run=$RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
         status=0; run "$python" "$@" --input "$text" $session || status=$?
         if [ $status = 0 ] && [ -n "${MAX_MINUTES-}" ] && ! row "$model" > /dev/null; then
             echo; echo "$MAX_MINUTES minutes are over: the same command goes on from here"; exit
@@ -229,7 +230,7 @@ tracked() {                                    # what W&B, or its record in out/
         sent=out/wandb/sent-$(echo $model | tr _ -)
         if [ -e out/$model/result.json ] && { [ ! -e "$sent" ] || [ "$sent" -ot out/$model/result.json ] ||
             { has_key && ! grep -q online "$sent"; }; }
-        then run "$python" gpt.py --upload --input "$text" ${RUN:+--run $RUN} || true; return; fi
+        then run "$python" gpt.py --upload --input "$text" ${RUN:+--run=$RUN} || true; return; fi
     done
 }
 

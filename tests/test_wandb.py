@@ -236,7 +236,7 @@ def test_the_key_is_nowhere(story):
 def test_run_again_it_only_prints_and_another_run_is_refused(story):
     assert run_sh(story.second, story.name).wait(60) == 0
     said = (story.second / "said.txt").read_text()
-    assert "W&B" not in said and "step" not in said and "=== the ladder ===" in said
+    assert "W&B" not in said and "step" not in said.split("=== the curves")[0] and "=== the ladder ===" in said
     assert run_sh(story.second, "another").wait(60) == 1
     said = (story.second / "said.txt").read_text()
     assert said.count("\n") == 1 and f"RUN={story.name}" in said
@@ -364,7 +364,21 @@ def test_a_key_that_is_refused(key, server, tmp_path):
     result = shop.run("gpt.py", *FLAGS, env={**ONLINE, "WANDB_API_KEY": key})
     assert result.returncode == 0 and len(rows(shop)) == STEPS + 1
     assert all(line.startswith("W&B: ") for line in result.stderr.splitlines()) and "Traceback" not in result.stderr
+    said = shop.fails("gpt.py", "--sample", "--run", new_name(), env={**ONLINE, "WANDB_API_KEY": key})
+    assert key == "short" or key not in said
     assert 1 <= result.stderr.count("\n") <= 2 and (key == "short" or key not in result.stderr + result.stdout)
+
+def test_a_key_in_netrc(api, server, tmp_path):
+    name, shop = new_name(), shop_at(server, tmp_path / "shop")
+    host = urllib.parse.urlsplit(URL).netloc
+    where = str(shop.write("netrc", f"machine {host}\n  login user\n  password {KEY}\n"))
+    shop.ok("gpt.py", *TINY, "--max-steps", 20, "--run", name, env={**NO_KEY, "NETRC": where})
+    assert state_of(api, name)["step"] == 20
+    source = (ROOT / "run.sh").read_text(encoding="utf-8")
+    lines = "\n".join(line for line in source.splitlines() if line.startswith(("host=", "has_key")))
+    for url, status in ((URL, 0), ("https://api.wandb.ai", int(host != "api.wandb.ai"))):
+        env = {**os.environ, **NO_KEY, "NETRC": where, "WANDB_BASE_URL": url}
+        assert subprocess.run(["bash", "-uc", lines + "\nhas_key"], env=env).returncode == status
 
 def test_off_and_missing(server, tmp_path):
     for folder, flags, before in (("off", ["--wandb", "off"], ""), ("missing", [], "import sys; sys.modules['wandb'] = None")):
@@ -406,7 +420,93 @@ def test_nothing_of_that_name(server, tmp_path):
     assert "a name has letters" in shop.fails("gpt.py", "--run", "a b", *TINY, env=ONLINE)
 
 # -----------------------------------------------------------------------------
+# which checkpoint goes on
+
+def state_of(api, name):
+    return api.artifact(f"shebang-tests/{name}-gpt-state:latest").metadata
+
+def test_prolonged_elsewhere(api, server, tmp_path):
+    """A run prolonged past its decay is newer than what it was, here and there; as are other settings."""
+    name = new_name()
+    one, other = (shop_at(server, tmp_path / folder) for folder in ("one", "other"))
+    flags = ["gpt.py", *TINY, "--run", name]
+    one.ok(*flags, "--max-steps", 20, env=ONLINE)
+    other.ok(*flags, "--max-steps", 20, "--fetch", env=ONLINE)
+    said = other.ok(*flags, "--max-steps", 40, "--matrix-lr", 0.01, "--max-minutes", 1e-9, env=ONLINE)
+    assert "going on at step 10 of 40" in said and state_of(api, name)["step"] == 10
+    assert "going on at step 10 of 40" in one.ok(*flags, env=ONLINE) and one.load("out/gpt/state.pt")["branch"] == 1
+    other.ok(*flags, "--max-steps", 80, "--matrix-lr", 0.02, "--wandb", "off")             # as if killed before an upload
+    assert state_of(api, name)["step"] == 40
+    assert "finished at step 80" in other.ok(*flags, env=ONLINE) and state_of(api, name)["step"] == 80
+    for run in runs_of(api, name)["gpt"]:
+        steps = [row["_step"] for row in run.scan_history()]
+        assert steps == list(range(len(steps)))
+
+def test_a_text_has_one_name_and_two_attempts(api, server, tmp_path):
+    """Without --run, what is at W&B with other settings stays, and the second attempt is recorded."""
+    shop = shop_at(server, tmp_path / "shop")
+    shop.write("my.txt", new_name() + sentences(1, 6000))
+    said = shop.ok("gpt.py", *TINY, "--input", "my.txt", "--max-steps", 20, env=ONLINE)
+    name = re.search(r"/runs/(my-\w{6})-gpt-", said)[1]
+    assert "finished at step 20" in shop.ok("gpt.py", env=ONLINE)
+    best = ["gpt.py", *TINY, "--input", "my.txt", "--max-steps", 30, "--out-dir", "best"]
+    for flags in (["--matrix-lr", 0.01], []):
+        result = shop.run(*best, *flags, env=ONLINE)
+        assert result.returncode == 0 and "other settings" in result.stderr and result.stderr.count("\n") == 1
+        assert state_of(api, name)["step"] == 20
+    assert len([*shop.path.glob("best/wandb/offline-run-*")]) == 1
+    dead = {**ONLINE, "WANDB_BASE_URL": "http://127.0.0.1:9"}                  # nor is it replaced by what begins anew
+    assert "does not answer" in shop.run("gpt.py", *TINY, "--input", "my.txt", "--out-dir", "third", env=dead).stderr
+    shop.ok("gpt.py", "--out-dir", "fourth", "--input", "my.txt", "--tokenizer", "bytes", env=ONLINE)
+    assert shop.load("fourth/gpt/state.pt")["step"] == 20
+
+def test_a_long_name_and_none(server, tmp_path):
+    shop = shop_at(server, tmp_path / "shop")
+    for name in ("x" * 99, "\u6587"):
+        shop.write(f"{name}.txt", sentences(1, 6000))
+        shop.ok("gpt.py", *TINY, "--max-steps", 5, "--input", f"{name}.txt", "--out-dir", name, env=NO_KEY)
+        assert len([*shop.path.glob(f"{name}/wandb/offline-run-*")]) == 1
+
+# -----------------------------------------------------------------------------
 # sessions
+
+def test_nothing_piles_up(api, server, tmp_path):
+    shop, flags = shop_at(server, tmp_path / "shop"), ["gpt.py", *TINY, "--max-steps", 9999, "--max-minutes", 0.02, "--run", new_name()]
+    for env, most in ((NO_KEY, 5), (NO_KEY, 5), (ONLINE, 1), (ONLINE, 1)):
+        shop.ok(*flags, env=env)
+        assert len([path for path in shop.path.glob("out/wandb/staging-gpt/**/*") if path.is_file()]) <= most
+        assert len([*shop.path.glob("out/wandb/*run-*")]) == 1
+
+FULL = """
+import wandb
+def add_file(*args, **options):
+    raise OSError(28, "No space left on device")
+wandb.Artifact.add_file = add_file
+"""
+
+def test_a_full_disk_for_staging(api, server, tmp_path):
+    name, shop = new_name(), shop_at(server, tmp_path / "shop")
+    flags = ["gpt.py", *FLAGS, "--run", name, "--upload-minutes", 0.01]
+    result = shop.run(*flags, env=ONLINE, patch=FULL)
+    assert result.returncode == 0 and len(rows(shop)) == STEPS + 1 and "No space left" in result.stderr
+    assert all(line.startswith("W&B: ") for line in result.stderr.splitlines())
+    assert "finished" in shop.ok(*flags, env=ONLINE) and state_of(api, name)["step"] == STEPS
+    assert_mirrored(api, name, shop)
+
+SLOW = """
+import time, wandb
+wandb.Artifact.wait = lambda self, timeout: time.sleep(600)
+"""
+
+def test_ctrl_c_in_the_last_upload(server, tmp_path):
+    name, shop = new_name(), shop_at(server, tmp_path / "shop")
+    run = shop.start("gpt.py", *FLAGS, "--run", name, env=ONLINE, patch=SLOW)
+    run.until("W&B: sending the rest")
+    time.sleep(1)
+    run.kill(signal.SIGINT)
+    result = run.wait(10)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n") and (shop.path / "out/gpt/result.json").exists()
+
 
 def test_max_minutes(api, server, tmp_path):
     name, shop = new_name(), shop_at(server, tmp_path / "shop")
@@ -447,3 +547,16 @@ def test_in_a_notebook(api, tmp_path, monkeypatch):
     assert second[2].stdout.startswith("The") and not second[2].raised and not second[2].stderr, vars(second[2])
     steps = [row["_step"] for row in history(api, name)]
     assert steps == list(range(len(steps))) and len(steps) > stop
+
+def test_an_error_in_a_notebook(api, tmp_path, monkeypatch):
+    """The run that it ends is ended at W&B, too: the next cell goes on with it."""
+    from test_notebook import execute
+    for name, value in {**ONLINE, "IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}.items():
+        monkeypatch.setenv(name, value)
+    name, source = new_name(), (ROOT / "gpt.py").read_text(encoding="utf-8")
+    (tmp_path / "input.txt").write_text(sentences(1, 6000))
+    train = (f'train(Config(run="{name}", tokenizer="bytes", n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=4,'
+             'eval_every=50, max_steps=200))')
+    cells = execute(tmp_path, [source, "real, taste = taste, None\n" + train, "taste = real\n" + train])
+    assert cells[1].raised and not cells[2].raised and "W&B: http" in cells[2].stdout and not cells[2].stderr, vars(cells[2])
+    assert [row["_step"] for row in history(api, name)] == list(range(201))
