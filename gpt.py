@@ -773,8 +773,10 @@ class Track:
             uploading.join()
         self.put(self.outputs)
         if samples and step >= run.starting_step:
-            table = self.wandb.Table(columns=["step", "sample"], data=samples)
-            run.log({"samples": table}, step=step)
+            shown = {"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}
+            file = os.path.join(self.config.out_dir, "curves.png")
+            picture(file, draw_curves, *curves(self.config))
+            run.log(shown | ({"curves": self.wandb.Image(file)} if os.path.exists(file) else {}), step=step)
 
     def upload(self):
         try:
@@ -1418,9 +1420,11 @@ def draw_walk(figure, names, stages, vocab):
     axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
 
-@plainly
-def plot(config):
-    """Draws the curves of the run in out_dir, finished or at work: in text, and as a picture."""
+def curves(config):
+    """
+    -> training, the same smoothed, validation, [(step, bits per byte), ...], and {name: level} to
+    compare them with; of the run in out_dir, finished or at work
+    """
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
     if not os.path.exists(at("gpt", "metrics.csv")):
         raise UserError(f"no run in {config.out_dir}: `python gpt.py` trains one")
@@ -1434,10 +1438,15 @@ def plot(config):
         if os.path.exists(at(name, "result.json")):
             levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
     parts = torch.tensor(train).split(math.ceil(len(train) / 60))
-    smooth = [part.mean(0).tolist() for part in parts]
+    return train, [part.mean(0).tolist() for part in parts], val, levels
+
+@plainly
+def plot(config):
+    """Draws the curves of the run in out_dir: in text, and as a picture."""
+    train, smooth, val, levels = curves(config)
     print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; • training")
     print(*chart(smooth, val, levels), sep="\n")
-    picture(at("curves.png"), draw_curves, train, smooth, val, levels)
+    picture(os.path.join(config.out_dir, "curves.png"), draw_curves, train, smooth, val, levels)
 
 def chart(train, val, levels, width=60, height=13):
     """-> lines of text, on a log scale"""
