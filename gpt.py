@@ -688,6 +688,8 @@ class Track:
     def end(self, seconds=300):
         """Waits until all is sent, but not for ever."""
         if self.thread.is_alive():
+            self.thread.join(2)
+        if self.thread.is_alive():
             print("W&B: sending the rest; Ctrl-C leaves it for another time")
             self.thread.join(seconds)
         if self.thread.is_alive():
@@ -1260,12 +1262,11 @@ def train(config, loaded=None, report=None):
     print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
           f"{time.time() - begun - seconds:.0f} s beside it")
     save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best["val_loss"],
-                val_bpb=best["val_bpb"], seconds=seconds, text=text,
-                tokenizer=tokenizer.fingerprint)
+                val_bpb=best["val_bpb"], seconds=seconds, text=text, tokenizer=tokenizer.fingerprint)
     written.set()
+    track.end()
     if not config.tune:
         recite(average, tokenizer, config)
-    track.end()
     return average
 
 # -----------------------------------------------------------------------------
