@@ -364,7 +364,8 @@ def test_a_key_that_is_refused(key, server, tmp_path):
     result = shop.run("gpt.py", *FLAGS, env={**ONLINE, "WANDB_API_KEY": key})
     assert result.returncode == 0 and len(rows(shop)) == STEPS + 1
     assert all(line.startswith("W&B: ") for line in result.stderr.splitlines()) and "Traceback" not in result.stderr
-    said = shop.fails("gpt.py", "--sample", "--run", new_name(), env={**ONLINE, "WANDB_API_KEY": key})
+    other = shop_at(server, tmp_path / "other")
+    said = other.fails("gpt.py", "--sample", "--run", new_name(), env={**ONLINE, "WANDB_API_KEY": key})
     assert key == "short" or key not in said
     assert 1 <= result.stderr.count("\n") <= 2 and (key == "short" or key not in result.stderr + result.stdout)
 
@@ -389,7 +390,7 @@ def test_off_and_missing(server, tmp_path):
 DAMAGE = """
 import wandb
 real, n = wandb.Artifact.download, 0
-def download(self, root=None, **options):
+def damaged(self, root=None, **options):
     global n
     n += 1
     real(self, root, **options)
@@ -398,7 +399,7 @@ def download(self, root=None, **options):
         data = bytearray(open(path, "rb").read())
         data[len(data) // 2] ^= 1
         open(path, "wb").write(data)
-wandb.Artifact.download = download
+wandb.Artifact.download = damaged
 """
 
 def test_a_damaged_artifact(api, server, tmp_path):
