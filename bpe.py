@@ -258,6 +258,10 @@ class Tokenizer:
         saved["model"]["fingerprint"] = self.fingerprint = checksum(saved)       # readers of such files skip it
         write(path, json.dumps(saved, ensure_ascii=False, indent=1).encode())
 
+# GPT-2's way to show a byte: as itself, or, where that shows nothing, as the next of 256, 257, ...
+OTHERS = itertools.count(256)
+VISIBLE = [b if chr(b).isprintable() and b != 32 else next(OTHERS) for b in range(256)]
+
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
 
@@ -300,9 +304,6 @@ def fingerprint(texts):
 
 # -----------------------------------------------------------------------------
 # config
-
-OTHERS = itertools.count(256)                                # in the saved file a byte is itself, or if that
-VISIBLE = [b if chr(b).isprintable() and b != 32 else next(OTHERS) for b in range(256)]     # shows nothing, 256 + n
 
 @dataclass
 class Config:

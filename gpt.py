@@ -8,6 +8,7 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
     python gpt.py                                        # train on input.txt, or go on where it stopped
     python gpt.py --max-steps 4000                       # go on with a finished run
     python gpt.py --sample --prompt "ROMEO:"             # speak
+    python gpt.py --run my-gpt                           # with a W&B key: go on with it on any machine
     python gpt.py --explain "To be, or not to be"        # see what happens to a text, stage by stage
     python gpt.py --plot                                 # see the curves, also while it trains
     python gpt.py --tune 20                              # search for better settings
@@ -610,6 +611,8 @@ STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied 
 
 def online(config):
     """Does W&B answer? None: it is not to be asked, as there is no key, or --wandb is not auto."""
+    if config.wandb not in ("auto", "offline", "off"):
+        raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     key, answers = os.environ.get("WANDB_API_KEY"), []
     try:
@@ -725,7 +728,7 @@ class Track:
             self.wandb.init, entity="".join(entity) or None, project=project, id=self.id,
             name=self.stage, group=self.name, job_type=self.stage, reinit="create_new",
             config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
-            settings=dict(console="off", init_timeout=15, finish_timeout=30,
+            settings=dict(console="off", init_timeout=15, finish_timeout=20,
                           finish_timeout_raises=True))
         answer = online(self.config)
         try:
@@ -1509,8 +1512,8 @@ def recite(model, tokenizer, config):
             part = "".join(text[at] for at in places)
             print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-    print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word; "
-          f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}")
+    shown = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}" if longest else "none"
+    print("-" * 20 + f"\nmarked: 20 characters or more that the training text has word for word; {shown}")
 
 METHOD = "bayes"                                             # of a W&B sweep; or random
 SPACE = {                                                    # what is searched, unless typed

@@ -147,6 +147,9 @@ class Running:
 
 COUNTER = itertools.count()
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "test_wandb" not in item.nodeid)       # the longest first: two processes share the files
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))

@@ -11,8 +11,8 @@ set -euo pipefail
 CDPATH='' cd "$(dirname "$0")/.."
 
 export NEEDS='import regex, torch; torch.nn.functional.rms_norm
-import ipykernel, matplotlib, nbclient, numpy, pytest, rustbpe, tiktoken, tokenizers, transformers'
+import ipykernel, matplotlib, nbclient, numpy, pytest, rustbpe, tiktoken, tokenizers, transformers, xdist'
 export REQUIREMENTS=tests/requirements.txt
 python=$(bash run.sh --python)
 unset NEEDS REQUIREMENTS
-exec "$python" -m pytest ${1+"$@"}
+exec "$python" -m pytest -n 2 --dist loadfile ${1+"$@"}
