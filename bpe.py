@@ -433,7 +433,7 @@ def train(config):
 # show: a text cut into its tokens
 
 def visible(piece):
-    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \x00."""
+    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
     text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

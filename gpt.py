@@ -832,10 +832,9 @@ def upload(config):
         sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
         if not os.path.exists(last):
             continue
-        if os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(last):
-            with open(sent, encoding="utf-8") as f:
-                if not answer or f.read() == "online":
-                    continue
+        known = os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(last)
+        if known and (not answer or read(sent) == ["online"]):
+            continue
         if stage == "tokenizer":
             made, text = Tokenizer.load(last), fingerprint(read(config.input))
             what = ({"text": text, "tokenizer": made.fingerprint}, {"pattern": made.pattern},
@@ -844,8 +843,7 @@ def upload(config):
             saved, _ = load([at("state.pt")], "gpt", config, ANEW)
             what = about(saved), {"step": saved["step"]}, rows_of(at("metrics.csv")), outputs, inputs
         else:
-            with open(last, encoding="utf-8") as f:
-                result = json.load(f)
+            result = json.loads(read(last)[0])
             rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
             rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
             files = {name: at(name) for name in ("model.pt", "metrics.csv", "result.json")}
@@ -1541,8 +1539,7 @@ def trial(config, search, loaded, name, settings, report=None):
         train.__wrapped__(replace(c, **settings), loaded, report)
         if not os.path.exists(folder + "/gpt/result.json"):
             raise KeyboardInterrupt                          # in a notebook, where train comes back
-        with open(folder + "/gpt/result.json", encoding="utf-8") as f:
-            row = {"trial": name, **json.load(f), **settings}
+        row = {"trial": name, **json.loads(read(folder + "/gpt/result.json")[0]), **settings}
         write(folder + ".json", json.dumps(row).encode())
         return row
     except Exception as error:

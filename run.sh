@@ -39,11 +39,13 @@ stop() {
 trap 'stop 130' INT
 trap 'stop 143' TERM
 
+models="bigram_counts bigram_nn bigram_nn_64 gpt"            # their folders in out/, in the ladder's order
+
 # A run has a name at Weights & Biases: RUN, or one made of the text. out/ holds one, and remembers it.
 has_run=; chosen=
 if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
 [ -z "${RUN-}" ] || [ -z "$has_run" ] || [ "${RUN##*/}" = "${has_run##*/}" ] ||
-    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-$has_run"
+    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-${has_run##*/}"
 [ "$chosen" != chosen ] || RUN=$has_run
 host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%/*}
 has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"; }; }
@@ -189,7 +191,7 @@ if [ ! -e out/tokenizer.json ]; then
     run "$python" bpe.py --input "$text" || fail "stage bpe failed: why is said above"
     now=$(fingerprints)
 fi
-for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
+for model in $models; do
     status=0; row $model > /dev/null || status=$?
     if [ -e out/$model ] && { [ $status = 3 ] || { [ $status = 1 ] && [ "$now" != "${was:-$now}" ]; }; }; then
         aside out/$model "$why"
@@ -226,7 +228,8 @@ stage() {
 }
 
 tracked() {                                    # what W&B, or its record in out/wandb, does not have yet
-    for model in bigram_counts bigram_nn bigram_nn_64 gpt; do
+    [ "${WANDB_MODE-}" != disabled ] || return 0
+    for model in $models; do
         sent=out/wandb/sent-$(echo $model | tr _ -)
         if [ -e out/$model/result.json ] && { [ ! -e "$sent" ] || [ "$sent" -ot out/$model/result.json ] ||
             { has_key && ! grep -q online "$sent"; }; }
@@ -243,14 +246,14 @@ stage bigram_nn bigram_nn.py
 echo; echo "=== a bigram model of 64 numbers a token, not a row of its own: seconds ==="
 stage bigram_nn_64 bigram_nn.py --n-embd 64
 
-[ "${WANDB_MODE-}" = disabled ] || tracked
+tracked
 echo; echo "=== a transformer: 2 minutes on two CPU cores ==="
 stage gpt gpt.py
-[ "${WANDB_MODE-}" = disabled ] || tracked
+tracked
 
 echo; echo "=== the ladder ==="
 printf '%-24s%12s%19s%22s%17s\n' model parameters "val bits per byte" "perplexity per token" "training time"
-for model in bigram_counts bigram_nn bigram_nn_64 gpt; do row $model; done
+for model in $models; do row $model; done
 echo; echo "=== the curves ==="
 "$python" gpt.py --plot || fail "stage plot failed: why is said above"
 echo; echo "It speaks to you:  $python gpt.py --sample --prompt \"The \""

@@ -340,7 +340,7 @@ def test_no_key_then_sync(api, server, tmp_path):
     record, = shop.path.glob("out/wandb/offline-run-*")
     assert str(record) == re.search(r"wandb sync (\S+)", said)[1]
     subprocess.run([sys.executable, "-m", "wandb", "sync", str(record)], check=True, capture_output=True, timeout=60,
-                   env={**os.environ, **ONLINE, "WANDB_DATA_DIR": str(shop.path / "out/wandb")})
+                   cwd=shop.path, env={**os.environ, **ONLINE, "WANDB_DATA_DIR": str(shop.path / "out/wandb")})
     assert_mirrored(api, name, shop)
     assert api.artifact(f"shebang-tests/{name}-gpt-state:latest").metadata["step"] == STEPS
 
