@@ -373,7 +373,7 @@ def test_trials_that_fail(shop):
 
 @pytest.mark.skipif(not KEY, reason="no W&B server: WANDB_BASE_URL and WANDB_API_KEY name one")
 def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
-    home = {**ONLINE, "HOME": str(tmp_path)}
+    home = {**ONLINE, "HOME": str(tmp_path), "WANDB_PROJECT": "shebang-sweeps"}           # others count the runs in theirs
     patch = SMALL + "; METHOD = 'random'"
     first = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)
     assert first.returncode == 0, first

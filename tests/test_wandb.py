@@ -1,7 +1,7 @@
 """
 Tracking, with the real client in real processes, against the server that WANDB_BASE_URL and WANDB_API_KEY name.
 
-Anyone can run these against an account of their own; they make runs named test-... in the project shebang-tests.
+Anyone can run these against an account of their own; they make runs named test-... in the projects shebang-tests and shebang-sweeps.
 """
 import csv, json, os, random, re, shutil, signal, socket, subprocess, sys, threading, time, urllib.parse, uuid
 from pathlib import Path
