@@ -939,34 +939,37 @@ def fetch(config):
 # train
 
 CALMER = "lower --matrix-lr and --vector-lr; what was saved before is kept"
-METRICS = "step loss matrix_lr vector_lr grad_norm scale ms tokens_per_second seconds val_loss val_bpb sample".split()
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
+METRICS = ("step", "loss", "matrix_lr", "vector_lr", "grad_norm", "scale", "ms",
+           "tokens_per_second", "seconds", "val_loss", "val_bpb", "sample")
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
-SESSION = {"out_dir", "device", "fresh", "compile", "wandb", "upload_minutes", "max_minutes", "upload", "fetch",
-           "sample", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k",
-           "explain", "plot", "tune", "trial_seconds", "sweep"}
-FIXED = "run seed n_layer n_head n_kv_head n_embd n_hidden block_size batch_size".split()
+SESSION = {"out_dir", "device", "fresh", "compile", "wandb", "upload_minutes", "max_minutes",
+           "upload", "fetch", "sample", "prompt", "num_samples", "max_new_tokens", "temperature",
+           "top_k", "explain", "plot", "tune", "trial_seconds", "sweep"}
+SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "block_size", "batch_size")
+FIXED = ("run", "seed", *SHAPE)
 
 def settle(config, kept, device):
     """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
     values = asdict(config)
+    if not find(kept.get("input", "")):                      # it has another place on this machine
+        kept = {name: value for name, value in kept.items() if name != "input"}
     for f in fields(config):
-        if f.name == "input" and not find(kept.get("input", "")):
-            continue                                         # the text has another place on this machine
-        if f.name in kept and f.name not in SESSION | given(config):
+        if f.name in kept.keys() - SESSION - given(config):
             values[f.name] = kept[f.name]
         elif values[f.name] == -1 and "preset" in f.metadata:
             values[f.name] = f.metadata["preset"][device.type != "cpu"]
     values["n_kv_head"] = values["n_kv_head"] or values["n_head"]
     values["n_hidden"] = values["n_hidden"] or 3 * values["n_embd"]
+    for name in FIXED:
+        if kept.get(name, "") not in (values[name], ""):
+            raise UserError(f"--{name} was {kept[name]} when this run began: {ANEW}".replace("_", "-"))
+    least = dict.fromkeys([*SHAPE, "grad_accum", "max_steps", "eval_every"], 1)
+    least |= dict.fromkeys(["warmup", "matrix_lr", "vector_lr", "weight_decay"], 0)
+    for name, low in least.items():
+        if not low <= values[name] <= 1e6:
+            raise UserError(f"--{name} is {low} or more, a million at the most".replace("_", "-"))
     c = Config(**values)
-    for name in FIXED if kept else ():
-        if kept[name] not in (values[name], ""):
-            raise UserError(f"--{name.replace('_', '-')} was {kept[name]} when this run began: {ANEW}")
-    least = {name: 1 for name in [*FIXED[2:], "grad_accum", "max_steps", "eval_every"]}
-    for name, low in {**least, "warmup": 0, "matrix_lr": 0, "vector_lr": 0, "weight_decay": 0}.items():
-        if not low <= values[name] <= 1e6 * max(low, 1):
-            raise UserError(f"--{name.replace('_', '-')} is {low} or more, and less than a million")
     if c.n_embd % (2 * c.n_head) or c.n_head % c.n_kv_head:
         raise UserError("--n-embd is a multiple of 2 x --n-head, and --n-head one of --n-kv-head")
     if not (0 <= c.dropout < 1 and 0 <= c.decay <= 1 and 0 <= c.average < 1):
@@ -1007,7 +1010,7 @@ def orthogonal(x):
     return y.to(x.dtype)
 
 def pick_dtype(name, device):
-    """By capability; not torch's is_bf16_supported(), which says yes on a T4 that only emulates it."""
+    """By capability; torch's is_bf16_supported() says yes on a T4, too, which only emulates it."""
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
@@ -1021,34 +1024,34 @@ def decay_start(config):
     return config.max_steps - int(config.decay * config.max_steps)
 
 def lr_at(step, config):
-    """0..1: up, level, down. Until it goes down nothing depends on max_steps: runs can be prolonged."""
+    """0..1: up, level, down. Until then nothing depends on max_steps: runs can be prolonged."""
     down = (config.max_steps - step) / max(1, config.max_steps - decay_start(config))
     return min((step + 1) / (config.warmup + 1), 1.0, down)
 
 def evaluate(model, ids, batch_size):
-    """(M + 1,) ids -> nats per token over all but the first, in fp32, in windows that do not overlap."""
-    T = model.config.block_size
+    """(M + 1,) ids -> nats per token over all but the first, in windows that do not overlap"""
+    T, training = model.config.block_size, model.training
     pad = -(len(ids) - 1) % T
     x = F.pad(ids[:-1], (0, pad)).view(-1, T).long()
     y = F.pad(ids[1:], (0, pad), value=-1).view(-1, T).long()          # -1: nothing to predict
-    training = model.training
+    nats, done = 0.0, progress("rows evaluated:", len(x))
     model.eval()
     with torch.inference_mode():
-        nats, done = [], progress("rows evaluated:", len(x))
-        for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
-            nats.append(model(xs, ys).double())
-            done(min(len(x), len(nats) * batch_size))
+        for n in range(0, len(x), batch_size):
+            nats += model(x[n:n + batch_size], y[n:n + batch_size]).double()
+            done(n + 1)
     model.train(training)
-    return sum(nats).item() / (len(ids) - 1)
+    return nats.item() / (len(ids) - 1)
 
 def taste(model, tokenizer, config):
     """-> a short sample, always of the same seed, on one line"""
     config, newline = replace(config, max_new_tokens=24), tokenizer.encode("\n").tolist()
-    words = generate(model.reader(), tokenizer, config, newline, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    words = generate(model.reader(), tokenizer, config, newline, generator)
     return json.dumps("".join(words), ensure_ascii=False)
 
 def open_metrics(path, step):
-    """-> the csv, opened to go on at `step`: later rows, and a last one torn by a kill, are dropped."""
+    """-> the csv, opened to go on at `step`: without later rows, and one that a kill has torn"""
     lines = [",".join(METRICS) + "\n"]
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
@@ -1059,7 +1062,7 @@ def open_metrics(path, step):
     return open(path, "a", buffering=1, encoding="utf-8")
 
 def catch_signals():
-    """-> a list that the first Ctrl-C or SIGTERM puts its number in, and the handlers to restore."""
+    """-> a list that the first Ctrl-C or SIGTERM puts its number in, the handlers to restore"""
     caught, before = [], {}
     def catch(signum, frame):
         caught.append(signum)
@@ -1081,60 +1084,70 @@ def compiled(model, autocast, *batch):
     finally:
         model.zero_grad()
 
-@plainly
-def train(config, loaded=None, report=None):
-    """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with the run that is there."""
-    started, device, folder = time.time(), pick_device(config.device), os.path.join(config.out_dir, "gpt")
-    at = functools.partial(os.path.join, folder)
-    checkpoints = [at("state.pt"), at("stable.pt")]
+def begin(config, device, loaded=None):
+    """
+    Config -> the same with every value decided, the tokenizer, what load_data gives, and the
+    checkpoint to go on from: None for a new run
+    """
+    folder = os.path.join(config.out_dir, "gpt")
+    state, stable = (os.path.join(folder, name) for name in ("state.pt", "stable.pt"))
     if not config.fresh:
         config = fetch(config)
-    if config.fresh or not any(map(os.path.exists, checkpoints)):
+    if config.fresh or not (os.path.exists(state) or os.path.exists(stable)):
         saved, tokenizer = None, Tokenizer.load(config.tokenizer)
     else:
-        saved, tokenizer = load(checkpoints, "gpt", config, ANEW)
+        saved, tokenizer = load([state, stable], "gpt", config, ANEW)
     config = settle(config, saved["config"] if saved else {}, device)
-    data, held_out, text = loaded or load_data(config, tokenizer, config.block_size)
-    held_out = held_out.to(device)
-    if saved and saved["text"] != text:
+    data = loaded or load_data(config, tokenizer, config.block_size)
+    if saved and saved["text"] != data[2]:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
-    if saved and config != (before := replace(config, **{
-            name: saved["config"][name] for name in ("max_steps", "decay")})):
-        down, was = decay_start(config), decay_start(before)
-        if down < min(was, saved["step"]):
+    if saved:                                                # a new end moves the start of the decay
+        before = {name: saved["config"][name] for name in ("max_steps", "decay")}
+        down, was = decay_start(config), decay_start(replace(config, **before))
+        if config != replace(config, **before) and down < min(was, saved["step"]):
             raise UserError(f"step {saved['step']} is past the one, {down}, where the learning rate "
                             f"would have begun to fall: a larger --max-steps, or {ANEW}")
-        if saved["step"] > was:                              # it has fallen: back to where that began
-            saved, _ = load([at("stable.pt")], "gpt", config, ANEW)
+        if config != replace(config, **before) and saved["step"] > was:
+            saved, _ = load([stable], "gpt", config, ANEW)   # it has fallen: back to its start
             saved["branch"] += 1
+    return config, tokenizer, data, saved
 
-    if device.type == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-1, 1 << 30)                            # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: memory
-        libc.mallopt(-3, 1 << 25)                            # stays ours, and a step takes 53 ms, not 59
+@plainly
+def train(config, loaded=None, report=None):
+    """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with a run that is there."""
+    started, device = time.time(), pick_device(config.device)
+    at = functools.partial(os.path.join, config.out_dir, "gpt")
+    config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
+    held_out = held_out.to(device)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if device.type == "cpu" and hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 1 << 30)                            # M_TRIM_ and M_MMAP_THRESHOLD: memory
+        libc.mallopt(-3, 1 << 25)                            # stays ours, 53 ms a step, not 59
 
-    # model, running average of its weights, optimisers: Muon for matrices, AdamW for the rest
+    # the model, a running average of its weights, Muon for its matrices, AdamW for the rest
     torch.manual_seed(config.seed)
     model = GPT(config, tokenizer.vocab_size).to(device)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
-    optimizers = [Muon(matrices, config.weight_decay),
-                  torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)]
+    vectors = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    muon = Muon(matrices, config.weight_decay)
+    adamw = torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0)
     dtype = pick_dtype(config.dtype, device)
     half = torch.float16 if dtype == "fp16" else torch.bfloat16
     autocast = torch.autocast(device.type, half, enabled=dtype != "fp32")
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
     numerics = f"torch {torch.__version__}, {device.type}, {dtype}"
     if device.type == "cpu":
-        numerics += f", {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        simd, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+        numerics += f", {simd}, {threads} threads"
+
+    # all that a run is made of: what is saved, and restored
+    parts = dict(weights=model, average=average, muon=muon, adamw=adamw, scaler=scaler)
     step, best, vals, seconds = 0, {"val_loss": math.inf}, [], 0.0
     if saved:
-        model.load_state_dict(saved["weights"])
-        average.load_state_dict(saved["average"])
-        scaler.load_state_dict(saved["scaler"])
-        for optimizer, state in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(state)
-        optimizers[0].param_groups[0]["weight_decay"] = config.weight_decay
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        muon.param_groups[0]["weight_decay"] = config.weight_decay
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
         if step == config.max_steps and all(map(os.path.exists, (at("model.pt"), at("result.json")))):
             print(f"finished at step {step}: --sample speaks, --max-steps {2 * step} goes on, {ANEW}")
@@ -1143,7 +1156,6 @@ def train(config, loaded=None, report=None):
         print(f"going on at step {step} of {config.max_steps}")
         if saved["numerics"] != numerics:
             print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
-
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
                     branch=saved["branch"] if saved else 0)
     identity["origin"] = about(saved or identity)["origin"]
@@ -1151,36 +1163,37 @@ def train(config, loaded=None, report=None):
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
-        save(at(name), dict(
-            identity, step=step, best=best, vals=vals, seconds=seconds, numerics=numerics,
-            weights=model.state_dict(), average=average.state_dict(), scaler=scaler.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in optimizers]))
+        states = {name: part.state_dict() for name, part in parts.items()}
+        save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds,
+                            numerics=numerics, **states))
         notes["step"] = step
-
     def save_best():
         save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
-    if config.fresh and os.path.exists(folder):
-        old = (f"{folder}-old-{n}" for n in itertools.count(1))
-        os.rename(folder, next(path for path in old if not os.path.exists(path)))
+    if config.fresh and os.path.exists(at()):
+        old = (f"{at()}-old-{n}" for n in itertools.count(1))
+        os.rename(at(), next(path for path in old if not os.path.exists(path)))
     if os.path.exists(at("result.json")):
         os.remove(at("result.json"))                         # no longer finished
     if saved:                                                # else the loop begins with it
         checkpoint("state.pt")
     if "weights" in best:
         save_best()                                          # the one that this state knows of
+
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
-    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of {step_tokens:,} "
-          f"tokens, {config.max_steps * step_tokens / len(data):.1f} times through the text")
-
+    epochs = config.max_steps * step_tokens / len(data)
+    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of "
+          f"{step_tokens:,} tokens, {epochs:.1f} times through the text")
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     forward = compiled(model, autocast, *batches[0]) if config.compile else model
-    shown, bad, begun = (0.0, step, seconds), 0, time.time() - seconds
+    shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
     metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
-    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written), *artifacts(config))
+    rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
+    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written),
+                  *artifacts(config))
     stop, handlers = catch_signals()
     try:
         while not stop and not 0 < 60 * config.max_minutes < time.time() - started:
@@ -1194,51 +1207,55 @@ def train(config, loaded=None, report=None):
                 row |= {"val_loss": val, "val_bpb": bits_per_byte(val, held_out, tokenizer)}
                 vals = [*vals, val][-4:]
                 if val < best["val_loss"]:
-                    weights = {name: tensor.cpu().clone() for name, tensor in average.state_dict().items()}
-                    best = dict(row, weights=weights)
+                    best = dict(row, weights=copy.deepcopy(average.state_dict()))
                     save_best()
                 row["sample"] = taste(average, tokenizer, config)
-                print(f"step {step:>6} | validation {val:.4f} nats per token, {row['val_bpb']:.4f} bits "
-                      f"per byte | {row['sample']}")
+                print(f"step {step:>6} | validation {val:.4f} nats per token, "
+                      f"{row['val_bpb']:.4f} bits per byte | {row['sample']}")
                 if report:
                     report(row)
-                if len(vals) == 4 and all(earlier < later for earlier, later in zip(vals, vals[1:])):
-                    print("warning: validation has risen three times: more text, more --dropout or fewer "
-                          "--max-steps would help")
-            if not last:
-                # learn from the step's batch
-                begin = time.perf_counter()
-                x, y = (t.to(device, non_blocking=True) for t in next(loader))
-                torch.manual_seed(mix(config.seed, step))    # dropout: a function of (seed, step), too
-                total = torch.zeros((), device=device)
-                for xs, ys in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
-                    with autocast:
-                        loss = forward(xs, ys) / y.numel()
-                    scaler.scale(loss).backward()
-                    total += loss.detach()
-                lr = lr_at(step, config)
-                for optimizer, peak in zip(optimizers, (config.matrix_lr, config.vector_lr)):
-                    optimizer.param_groups[0]["lr"] = peak * lr
-                    scaler.unscale_(optimizer)
-                norm, loss = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item(), total.item()
-                bad = 0 if math.isfinite(loss + norm) else bad + 1
-                if not bad:                                  # an overflow skips both optimisers
-                    for optimizer in optimizers:
-                        scaler.step(optimizer)
-                    with torch.no_grad():                    # a short memory at first
-                        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
-                                             1 - min(config.average, step / (step + 10)))
-                scaler.update()
-                model.zero_grad()
-                took = time.perf_counter() - begin
-                seconds += took
-                row |= {"loss": loss, "matrix_lr": config.matrix_lr * lr, "vector_lr": config.vector_lr * lr,
-                        "grad_norm": norm,
-                        "scale": scaler.get_scale(), "ms": 1000 * took,
-                        "tokens_per_second": step_tokens / took, "seconds": seconds}
-            csv.writer(metrics, lineterminator="\n").writerow(row.get(name, "") for name in METRICS)
+                if len(vals) == 4 and vals == sorted(set(vals)):
+                    print("warning: validation has risen three times: more text, more --dropout or "
+                          "fewer --max-steps would help")
             if last:
+                rows.writerow(row)
+                print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
+                      f"{time.time() - beside - seconds:.0f} s beside it")
+                save_result(at("result.json"), model="GPT", parameters=n_params, seconds=seconds,
+                            val_loss=best["val_loss"], val_bpb=best["val_bpb"], text=text,
+                            tokenizer=tokenizer.fingerprint)
                 break
+
+            # learn from the step's batch
+            begun = time.perf_counter()
+            x, y = (t.to(device, non_blocking=True) for t in next(loader))
+            torch.manual_seed(mix(config.seed, step))        # dropout: of (seed, step), too
+            total = torch.zeros((), device=device)
+            for xs, ys in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
+                with autocast:
+                    loss = forward(xs, ys) / y.numel()
+                scaler.scale(loss).backward()
+                total += loss.detach()
+            lr = {"matrix_lr": config.matrix_lr * lr_at(step, config),
+                  "vector_lr": config.vector_lr * lr_at(step, config)}
+            for optimizer, rate in zip((muon, adamw), lr.values()):
+                optimizer.param_groups[0]["lr"] = rate
+                scaler.unscale_(optimizer)
+            norm, loss = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item(), total.item()
+            bad = 0 if math.isfinite(loss + norm) else bad + 1
+            if not bad:                                      # an overflow skips both optimisers
+                scaler.step(muon)
+                scaler.step(adamw)
+                with torch.no_grad():                        # a short memory at first
+                    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
+                                         1 - min(config.average, step / (step + 10)))
+            scaler.update()
+            model.zero_grad()
+            took = time.perf_counter() - begun
+            seconds += took
+            row |= {**lr, "loss": loss, "grad_norm": norm, "scale": scaler.get_scale(),
+                    "ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
+            rows.writerow(row)
             if bad == 10:
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
             step += 1
@@ -1246,31 +1263,24 @@ def train(config, loaded=None, report=None):
                 pace = (seconds - shown[2]) / (step - shown[1])
                 shown = time.time(), step, seconds
                 left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step)))
-                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {config.matrix_lr * lr:.1e} "
-                      f"| {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
+                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {lr['matrix_lr']:.1e}"
+                      f" | {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
         else:                                                # stopped, between two steps
             checkpoint("state.pt")
             print(f"stopped at step {step}, saved: the same command goes on")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps in "
-                        f"half of it") from None
+        raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps "
+                        f"in half of it") from None
     finally:
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-        if stop or step < config.max_steps:                  # else the result comes first
-            written.set()
-            track.end()
+        written.set()
+        track.end()
     if stop or step < config.max_steps:
         return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0] if stop else 0)
-    print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
-          f"{time.time() - begun - seconds:.0f} s beside it")
-    save_result(at("result.json"), model="GPT", parameters=n_params, val_loss=best["val_loss"],
-                val_bpb=best["val_bpb"], seconds=seconds, text=text, tokenizer=tokenizer.fingerprint)
-    written.set()
-    track.end()
     if not config.tune:
         recite(average, tokenizer, config)
     return average

@@ -28,7 +28,7 @@ def equal(a, b):
 def assert_same_run(one, other):
     for name in ("state.pt", "model.pt", "stable.pt"):
         a, b = (shop.load(f"out/gpt/{name}") for shop in (one, other))
-        for part in {"weights", "average", "optimizers", "scaler", "step", "vals", "val_loss", "val_bpb"} & (a.keys() | b.keys()):
+        for part in {"weights", "average", "muon", "adamw", "scaler", "step", "vals", "val_loss", "val_bpb"} & (a.keys() | b.keys()):
             assert equal(a[part], b[part]), f"{part} of {name}"
         for part in {"step", "val_loss", "weights"} & a.get("best", {}).keys():
             assert equal(a["best"][part], b["best"][part]), f"best {part} of {name}"
