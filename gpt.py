@@ -294,7 +294,7 @@ class Config:
     dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
     compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
     # tracking
-    run: str = flag("", "name of the run at W&B, [entity/project/]name; empty: from the text's name and content")
+    run: str = flag("", "name at W&B, [entity/project/]name; empty: of the text's name and content")
     wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
     upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
     max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
@@ -423,7 +423,7 @@ def linear(n_in, n_out):
     return layer
 
 class Norm(nn.Module):
-    """RMSNorm: divide by the root of the mean square, multiply by a learned gain. arXiv:1910.07467"""
+    """RMSNorm: divide by the root of the mean square, times a learned gain. arXiv:1910.07467"""
     def __init__(self, size):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
@@ -432,12 +432,12 @@ class Norm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 def rotate(x, cos, sin):
-    """Turns the pairs (x1, x2) of (B, nh, T, hs) by angles that grow with the position. arXiv:2104.09864"""
+    """Turns pairs (x1, x2) of (B, nh, T, hs) by angles that grow with t. arXiv:2104.09864"""
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 class Attention(nn.Module):
-    """Each token looks at itself and those before: query times key says at which, value what is there."""
+    """Each token looks back: query times key says at which others, value what is there."""
     def __init__(self, config):
         super().__init__()
         C, self.nh, self.nkv = config.n_embd, config.n_head, config.n_kv_head
@@ -448,9 +448,10 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin):
         B, T, C = x.shape
-        q, k, v = (proj(x).view(B, T, -1, self.hs) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)      # (B, nh, T, hs), (B, nkv, T, hs)
+        projections = self.q_proj, self.k_proj, self.v_proj
+        q, k, v = (proj(x).view(B, T, -1, self.hs).transpose(1, 2) for proj in projections)
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+                                                             # (B, nh, T, hs), (B, nkv, T, hs) twice
         if self.nkv < self.nh:                               # each key serves nh / nkv queries
             k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
         attend = functools.partial(F.scaled_dot_product_attention, is_causal=True)
@@ -462,17 +463,18 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(B, T, C))
 
 class MLP(nn.Module):
-    """What a token makes of what it has gathered: SwiGLU, one product gates the other. arXiv:2002.05202"""
+    """What a token makes of what it gathered: SwiGLU, one product gates another. arXiv:2002.05202"""
     def __init__(self, config):
         super().__init__()
         C, hidden = config.n_embd, config.n_hidden
-        self.gate_proj, self.up_proj, self.down_proj = linear(C, hidden), linear(C, hidden), linear(hidden, C)
+        self.gate_proj, self.up_proj = linear(C, hidden), linear(C, hidden)
+        self.down_proj = linear(hidden, C)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 class Block(nn.Module):
-    """Gather, then think; each adds to the residual stream, and at first, from zeros, adds nothing."""
+    """Gather, then think; each adds to the residual stream: at first, from zeros, nothing."""
     def __init__(self, config):
         super().__init__()
         self.attn_norm, self.attn = Norm(config.n_embd), Attention(config)
@@ -489,7 +491,7 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
-        self.embd = nn.Embedding(vocab_size, config.n_embd)  # tied: the last layer is the same matrix
+        self.embd = nn.Embedding(vocab_size, config.n_embd)  # tied: the last layer's, too
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = Norm(config.n_embd)
@@ -514,38 +516,42 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def reader(self):
         """
-        -> a function that is fed the ids it has not seen and answers the next one's (V,) logits. Keys and
-        values of what it has seen are kept; once block_size of them are, it forgets the first half.
+        -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
+        Keys and values of what it has seen are kept; at block_size of them it forgets the first half.
 
-        It is forward() for one token. What counts here is the number of operations, so matrices with the
-        same input are joined and the norms' gains multiplied into them: five times as fast as modules.
+        It is forward() for one token. What counts here is the number of operations, so matrices with
+        the same input are joined, and the norms' gains multiplied into them.
         """
         c, seen, E, zero = self.config, [], self.embd.weight, torch.zeros(1, device=self.cos.device)
         nh, nkv, hs = c.n_head, c.n_kv_head, c.n_embd // c.n_head
-        cos, sin = self.cos.repeat(1, 2)[:, None], -self.sin.repeat(1, 2)[:, None]     # (block_size, 1, hs)
+        cos = self.cos.repeat(1, 2)[:, None]                 # (block_size, 1, hs)
+        sin = -self.sin.repeat(1, 2)[:, None]
         layers = []
         for block in self.blocks:
             a, mlp = block.attn, block.mlp
             gain = torch.cat((a.q_norm.weight.expand(nh, hs), a.k_norm.weight.expand(nkv, hs)))
+            qkv = torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight))
+            gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
             keys, values = torch.zeros(2, 1, nkv, c.block_size, hs, device=E.device)
             layers.append((
-                torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) * block.attn_norm.weight,
-                (cos * gain).unbind(), (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values,
-                values.unbind(2), a.o_proj.weight, torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
-                * block.mlp_norm.weight, mlp.down_proj.weight))
+                qkv * block.attn_norm.weight, (cos * gain).unbind(),
+                (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values, values.unbind(2),
+                a.o_proj.weight, gate_up * block.mlp_norm.weight, mlp.down_proj.weight))
         head = E * self.norm.weight
 
         def times_norm(matrix, x):                           # matrix @ RMSNorm(x), less its gain
-            return torch.addmv(zero, matrix, x, beta=0, alpha=(x.dot(x).item() / len(x) + 1e-6) ** -0.5)
+            scale = (x.dot(x).item() / len(x) + 1e-6) ** -0.5
+            return torch.addmv(zero, matrix, x, beta=0, alpha=scale)
 
-        def step(i, at):                                     # token i at position `at` -> (V,) logits
+        def step(i, at):                                     # token i, as the at-th -> (V,) logits
             x = E[i]                                         # (C,)
             for qkv, cos, sin, keys, key_at, values, value_at, o, gate_up, down in layers:
                 qkv = times_norm(qkv, x).view(-1, hs)        # (nh + 2 nkv, hs)
-                # LayerNorm of (x, -x) is RMSNorm of x, and in its middle stands (x2, -x1), for rotate()
-                qk = qkv[:nh + nkv]
-                qk = torch.layer_norm(torch.cat((qk, -qk), 1), (2 * hs,), eps=1e-6)
-                qk = torch.addcmul(qk.narrow(1, 0, hs) * cos[at], qk.narrow(1, hs // 2, hs), sin[at])
+                # LayerNorm of (x, -x) is RMSNorm of x; in its middle stands (x2, -x1), for rotate()
+                x1x2 = torch.cat((qkv[:nh + nkv], -qkv[:nh + nkv]), 1)
+                x1x2 = torch.layer_norm(x1x2, (2 * hs,), eps=1e-6)
+                x2x1 = x1x2.narrow(1, hs // 2, hs)
+                qk = torch.addcmul(x1x2.narrow(1, 0, hs) * cos[at], x2x1, sin[at])
                 key_at[at].copy_(qk[nh:])
                 value_at[at].copy_(qkv[nh + nkv:])
                 y = F.scaled_dot_product_attention(qk[None, :nh, None], keys.narrow(2, 0, at + 1),
@@ -1624,7 +1630,8 @@ def tune(config):
 @plainly
 def main():
     config = parse(Config)
-    asked = [work for work in (explain, plot, tune, upload, fetch, sample) if work.__name__ in given(config)]
+    works = explain, plot, tune, upload, fetch, sample
+    asked = [work for work in works if work.__name__ in given(config)]
     (asked or [train])[0](config)
 
 if __name__ == "__main__":
