@@ -1072,7 +1072,8 @@ def catch_signals():
     caught, before = [], {}
     def catch(signum, frame):
         caught.append(signum)
-        signal.signal(signum, before[signum])                # the second one is not for us
+        if signum == signal.SIGINT:                          # a second Ctrl-C is not for us
+            signal.signal(signum, before[signum])
     if threading.current_thread() is threading.main_thread():
         before.update({s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)})
     return caught, before

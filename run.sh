@@ -31,9 +31,9 @@ case $text in input.txt | *[*?[]*) ;; *) [ -e "$text" ] || fail "there is no fil
 mkdir -p out
 run() { "$@" & echo $! > out/pid; wait $! 2> /dev/null; }
 stop() {
-    trap '' INT TERM
+    trap 'kill -TERM "$(jobs -p)" 2> /dev/null || true' INT TERM     # again: not to wait for W&B
     kill -TERM "$(jobs -p)" 2> /dev/null || true
-    wait
+    while [ -n "$(jobs -pr)" ]; do wait || true; done
     fail "stopped: the same command goes on from here" "$1"
 }
 trap 'stop 130' INT
@@ -199,7 +199,7 @@ for model in $models; do
 done
 echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
 shopt -s extglob; stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}      # the name that gpt.py would give it
-is_run="${stem//+([^A-Za-z0-9])/-}-${now:0:6}"; [ -z "${RUN-}" ] || is_run="$RUN chosen"
+stem=${stem//+([^A-Za-z0-9])/-}; is_run="${stem:0:33}-${now:0:6}"; [ -z "${RUN-}" ] || is_run="$RUN chosen"
 [ "$has_run${chosen:+ $chosen}" = "$is_run" ] || { echo "$is_run" > out/run.tmp; mv out/run.tmp out/run; }
 echo "out/tokenizer.json is there"
 

@@ -135,6 +135,18 @@ def test_stopped_by_a_signal(whole, server, tmp_path, signum, status):
     assert f"going on at step {step} of {STEPS}" in out and "bit for bit" not in out
     assert_same_run(shop, whole)
 
+def test_sigterm_twice_saves_once(whole, server, tmp_path):
+    """One from run.sh, and one from whoever stops its whole process group."""
+    shop = shop_at(server, tmp_path / "shop")
+    run = shop.start("gpt.py", *FLAGS, patch="real_save = save\ndef save(*a): time.sleep(0.5); real_save(*a)\n")
+    run.until("step      0 |")
+    run.kill(signal.SIGTERM)
+    time.sleep(0.2)
+    run.kill(signal.SIGTERM)
+    assert run.wait().returncode == 143 and shop.load("out/gpt/state.pt")["step"] > 0
+    shop.ok("gpt.py", *FLAGS)
+    assert_same_run(shop, whole)
+
 def test_stopped_often(whole, server, tmp_path):
     shop = shop_at(server, tmp_path / "shop")
     for step in (0, 7, 14, 28):

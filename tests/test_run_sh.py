@@ -37,6 +37,9 @@ if os.path.exists(f"{folder}/state.pt") and open(f"{folder}/state.pt").read() ==
     sys.exit("error: another process is still saving")
 what = os.environ.get(name)                                  # what this stage is to do: fail, wait, nothing
 def stop(signum, frame):
+    if what == "linger":
+        signal.signal(signum, signal.SIG_DFL)
+        time.sleep(60)
     open(f"{folder}/state.pt", "w").write("saved at a signal")
     time.sleep(1.5)
     open(f"{folder}/state.pt", "a").write(", whole")
@@ -44,7 +47,7 @@ def stop(signum, frame):
 signal.signal(signal.SIGTERM, stop)
 if what == "fail":
     sys.exit("error: stub is out of order")
-if what == "wait":
+if what in ("wait", "linger"):
     open("waiting", "w").close()
     time.sleep(60)
 if what != "nothing":
@@ -230,6 +233,15 @@ def test_signal_reaches_the_stage(project, signum, group):
     out, _ = project.run()
     assert project.trained == ["gpt"] and "ladder" in out
     assert project.read("out/gpt/state.pt")                  # what was saved is what it goes on from, not moved away
+
+def test_a_second_signal_does_not_wait(project):
+    process = project.start_and_wait(gpt="linger")
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None                            # as the stage sends its files to W&B
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    one_line(process.communicate()[1], "stopped", "the same command")
 
 def test_killed_in_mid_stage(project):
     process = project.start_and_wait(bigram_nn="wait")
