@@ -949,9 +949,8 @@ ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 METRICS = ("step", "loss", "matrix_lr", "vector_lr", "grad_norm", "scale", "ms",
            "tokens_per_second", "seconds", "val_loss", "val_bpb", "sample")
 # what a session decides anew (all else a run keeps, unless typed), and what no run can change
-SESSION = {"out_dir", "device", "fresh", "compile", "wandb", "upload_minutes", "max_minutes",
-           "upload", "fetch", "sample", "prompt", "num_samples", "max_new_tokens", "temperature",
-           "top_k", "explain", "plot", "tune", "trial_seconds", "sweep"}
+NAMES = [f.name for f in fields(Config)]
+SESSION = {"out_dir", "device", "fresh", "compile", *NAMES[NAMES.index("wandb"):]}
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "block_size", "batch_size")
 FIXED = ("run", "seed", *SHAPE)
 
