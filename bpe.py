@@ -39,14 +39,11 @@ class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
 def plainly(function):
-    """A user's error is a line on stderr and exit status 1, in a notebook just the line. Bugs still raise."""
+    """A user's error is a line on stderr and exit status 1, in a notebook a line. Bugs still raise."""
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            try:
-                return function(*args, **kwargs)
-            finally:                                         # --help leaves by an exception, too
-                sys.stdout.flush()
+            return function(*args, **kwargs)
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -54,7 +51,7 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
-        print(message, end="", file=sys.stderr, flush=True)
+        print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
     return run
@@ -67,12 +64,12 @@ def parse(Config):
     def fail(message):
         raise UserError(f"{message} ({parser.prog} --help lists the flags)")
     parser.error = fail
+    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
     for f in fields(Config):
         default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
-        kind = dict(type=f.type, metavar=f.type.__name__.upper())
-        parser.add_argument("--" + f.name.replace("_", "-"),
-                            help=(f.metadata["help"] + default).replace("%", "%%"),
-                            **dict(action=argparse.BooleanOptionalAction) if f.type is bool else kind)
+        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
+                dict(type=f.type, metavar=f.type.__name__.upper()))
+        parser.add_argument("--" + f.name.replace("_", "-"), help=f.metadata["help"] + default, **kind)
     if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
@@ -88,16 +85,16 @@ def given(config):
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
-def progress(what, total, power=1.0):
-    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+def progress(what, items, power=1.0):
+    """Yields the items; every 1.5 s a line says how many are done, of texts and tensors how much."""
+    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
     start = last = time.time()
-    def done(n):
-        nonlocal last
+    for n, item in zip(itertools.accumulate(sizes), items):
+        yield item
         if time.time() - last > 1.5:
             last = time.time()
-            eta = (last - start) * ((total / n) ** power - 1)
-            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
-    return done
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
 
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
@@ -120,18 +117,14 @@ SPLIT = "|".join((                                           # GPT-4's; the firs
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, less the one before a word
     r"\s+"))                                                 # a blank before a digit
-ASCII = {r"\p{L}+": "[A-Za-z]+", r"\p{N}{": "[0-9]{", r"\p{L}": "A-Za-z", r"\p{N}": "0-9", "?+": "?", "++": "+"}
-SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split crosses these places
-NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
+                   r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)     # faster
+SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of this split crosses such a place
 
-def blocks(text, size):
-    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
-    start = 0
-    while start < len(text):
-        seam = SEAM.search(text, start + size)
-        end = seam.start() if seam else len(text)
-        yield text[start:end]
-        start = end
+def blocks(text, size, pattern=SPLIT):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too; all in one for another."""
+    most = size if pattern == SPLIT else ""                  # "": without end
+    return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
 def checksum(saved):
     """What JSON can hold -> 16 hex digits that tell it from any other."""
@@ -143,27 +136,23 @@ class Tokenizer:
     learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a token is
     the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
     """
-    def __init__(self, merges, pattern=SPLIT):
-        self.merges, self.pattern, self.fingerprint = merges, pattern, "bytes"
+    def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
+        self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
         self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
         for left, right in merges:
             self.pieces.append(self.pieces[left] + self.pieces[right])
-        self.eot = len(self.pieces)
         self.pieces.append(EOT.encode())
-        self.vocab_size = len(self.pieces)
-        self.typecode, bits = ("H", 16) if self.vocab_size <= 1 << 16 else ("I", 32)
-        self.codec = f"utf-{bits}-{sys.byteorder[0]}e"       # which makes a str of tokens an array of ids
+        self.eot, self.vocab_size = len(self.pieces) - 1, len(self.pieces)
         self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
         self.merged = {tuple(pair): token for token, pair in self.pair.items()}
         self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
         self.regex = regex.compile(pattern)
-        self.ascii = re.compile(functools.reduce(lambda p, a: p.replace(a, ASCII[a]), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
             for block in blocks(text, 1 << 13):              # 3/4 of the time of 1 << 20: cached, more ASCII
-                yield (self.ascii if block.isascii() else self.regex).findall(block)      # `re` is faster
+                yield (ASCII if block.isascii() else self.regex).findall(block)
         else:
             end = 0
             for match in self.regex.finditer(text):
@@ -177,43 +166,36 @@ class Tokenizer:
         if len(word) > 500:                                  # or all in turn: seconds a megabyte, not days
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
-            return word
-        while len(word) > 1:
-            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
-            if new == NO_MERGE:
-                break
+        while new := min(filter(None, map(self.merged.get, zip(word, word[1:]))), default=None):
             word = word.replace(self.pair[new], new)
         return word
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
-        ids = array(self.typecode)
+        ids, codec = array("i"), f"utf-32-{sys.byteorder[0]}e"         # a token's id is its character's
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
             for chunks in self.chunks(part):
-                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+                ids.frombytes("".join(map(self.tokens, chunks)).encode(codec, "surrogatepass"))
         return ids
 
     @classmethod
     def load(cls, path):
-        """The tokenizer that bpe.py saved at path, with its own checksum; for "bytes" one without merges."""
+        """The tokenizer that bpe.py saved at path, with its checksum; for "bytes" one without merges."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            fingerprint, ids = saved["model"].pop("fingerprint"), saved["model"]["vocab"]
-            if fingerprint == checksum(saved):
-                merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
-                tokenizer = cls(merges, saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
-                tokenizer.fingerprint = fingerprint
-                return tokenizer
-        except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
-                            "`--tokenizer bytes` needs none") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            pass
-        raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains one anew")
+            fingerprint = saved["model"].pop("fingerprint")
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            saved = fingerprint = None
+        if fingerprint != checksum(saved):
+            what = "damaged, or not written by bpe.py" if os.path.exists(path) else "not there"
+            raise UserError(f"{path} is {what}: `python bpe.py` trains one, `--tokenizer bytes` needs none")
+        ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
+        merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
+        return cls(merges, splitter["pattern"]["Regex"], fingerprint)
 
 # -----------------------------------------------------------------------------
 # more of Tokenizer, for this script alone: bytes in, text out, a file to keep
@@ -295,13 +277,6 @@ def split(texts):
         cut -= len(text)
     return train, val
 
-def fingerprint(texts):
-    """list of str -> 16 hex digits that tell one text from another."""
-    digest = hashlib.sha256()
-    for data in (text.encode("utf-8", "surrogateescape") for text in texts):
-        digest.update(b"%d " % len(data) + data)
-    return digest.hexdigest()[:16]
-
 # -----------------------------------------------------------------------------
 # config
 
@@ -318,44 +293,30 @@ class Config:
 # -----------------------------------------------------------------------------
 # train: count pairs of neighbours, merge the most frequent one, repeat
 
-def spread(work, texts):
-    """list of str -> work(block) for every megabyte of them, in order; large texts on all cores."""
-    pieces = [block for text in texts for block in blocks(text, 1 << 20)]
+def spread(work, pieces):
+    """Yields work(piece) for each, in order; of many pieces on all cores."""
     if len(pieces) < 8 or sys.platform != "linux" or hasattr(builtins, "__IPYTHON__"):
-        yield from map(work, pieces)
-    else:                                                    # a fork has all that is here: nothing is sent
-        spread.work, spread.pieces = work, pieces            # (not safe on macOS and among threads)
+        yield from map(work, pieces)                         # a fork is not safe on macOS, among threads
+    else:
         cores = min(8, len(os.sched_getaffinity(0)))
-        with multiprocessing.get_context("fork").Pool(cores, spread_start) as pool:
-            yield from pool.imap(spread_work, range(len(pieces)))
-        del spread.work, spread.pieces
+        with multiprocessing.get_context("fork").Pool(cores, hush) as pool:
+            yield from pool.imap(work, pieces)
 
-def spread_start():
+def hush():
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C and errors are for the first process;
     sys.stderr = open(os.devnull, "w", encoding="utf-8")     # if it is killed there is nothing to say
 
-def spread_work(n):
-    return spread.work(spread.pieces[n])
-
-def count_block(text):
-    """str -> its length, {chunk: how often}: the work of one process."""
-    counts = Counter()
-    for chunks in Tokenizer([]).chunks(text):
-        counts.update(chunks)
-    return len(text), counts
-
 def count_chunks(texts, pattern=SPLIT):
     """list of str -> {chunk: how often}. A text has few different words: all that follows works on those."""
-    counts, n, done = Counter(), 0, progress("characters split:", sum(map(len, texts)))
-    if pattern == SPLIT:
-        parts = spread(count_block, texts)
-    else:
-        chunks = itertools.chain.from_iterable(map(Tokenizer([], pattern).chunks, texts))
-        parts = ((sum(map(len, some)), some) for some in chunks)
-    for size, part in parts:
+    counts, pieces = Counter(), [part for text in texts for part in blocks(text, 1 << 20, pattern)]
+    parts = spread(functools.partial(count_block, pattern), pieces)
+    for _, part in zip(progress("characters split:", pieces), parts):
         counts.update(part)
-        done(n := n + size)
     return counts
+
+def count_block(pattern, text):
+    """str -> {chunk: how often}: the work of one process"""
+    return Counter(itertools.chain.from_iterable(Tokenizer([], pattern).chunks(text)))
 
 def learn(counts, n_merges):
     """
@@ -378,7 +339,7 @@ def learn(counts, n_merges):
     count = {pair: sum(map(freqs.__getitem__, places)) for pair, places in where.items()}
     heap = [(-n, pair) for pair, n in count.items()]
     heapq.heapify(heap)
-    merges, done = [], progress("merges:", n_merges, 0.3)    # the first merges touch most words: measured
+    merges, ticks = [], progress("merges:", range(n_merges), 0.3)      # the first take longest: measured
     while heap and len(merges) < n_merges:
         n, pair = heapq.heappop(heap)
         if -n != count[pair]:
@@ -398,7 +359,7 @@ def learn(counts, n_merges):
             heapq.heappush(heap, (-count[p], p))
             before = p[0].replace(new, right) + p[1].replace(new, left)
             count[before] -= count[p]
-        done(len(merges))
+        next(ticks)
     return merges
 
 @plainly

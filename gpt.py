@@ -40,14 +40,11 @@ class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
 def plainly(function):
-    """A user's error is a line on stderr and exit status 1, in a notebook just the line. Bugs still raise."""
+    """A user's error is a line on stderr and exit status 1, in a notebook a line. Bugs still raise."""
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
-            try:
-                return function(*args, **kwargs)
-            finally:                                         # --help leaves by an exception, too
-                sys.stdout.flush()
+            return function(*args, **kwargs)
         except BrokenPipeError:                              # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status, message = 0, ""
@@ -55,7 +52,7 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
-        print(message, end="", file=sys.stderr, flush=True)
+        print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
     return run
@@ -68,12 +65,12 @@ def parse(Config):
     def fail(message):
         raise UserError(f"{message} ({parser.prog} --help lists the flags)")
     parser.error = fail
+    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
     for f in fields(Config):
         default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
-        kind = dict(type=f.type, metavar=f.type.__name__.upper())
-        parser.add_argument("--" + f.name.replace("_", "-"),
-                            help=(f.metadata["help"] + default).replace("%", "%%"),
-                            **dict(action=argparse.BooleanOptionalAction) if f.type is bool else kind)
+        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
+                dict(type=f.type, metavar=f.type.__name__.upper()))
+        parser.add_argument("--" + f.name.replace("_", "-"), help=f.metadata["help"] + default, **kind)
     if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
@@ -89,16 +86,16 @@ def given(config):
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
-def progress(what, total, power=1.0):
-    """-> a function to call with n when n are done; prints a line every 1.5 s. Time goes as n ** power."""
+def progress(what, items, power=1.0):
+    """Yields the items; every 1.5 s a line says how many are done, of texts and tensors how much."""
+    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
     start = last = time.time()
-    def done(n):
-        nonlocal last
+    for n, item in zip(itertools.accumulate(sizes), items):
+        yield item
         if time.time() - last > 1.5:
             last = time.time()
-            eta = (last - start) * ((total / n) ** power - 1)
-            print(f"{what} {n:,} of {total:,} | eta {eta:.0f} s", flush=True)
-    return done
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
 
 def write(path, data):
     """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
@@ -121,18 +118,14 @@ SPLIT = "|".join((                                           # GPT-4's; the firs
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, less the one before a word
     r"\s+"))                                                 # a blank before a digit
-ASCII = {r"\p{L}+": "[A-Za-z]+", r"\p{N}{": "[0-9]{", r"\p{L}": "A-Za-z", r"\p{N}": "0-9", "?+": "?", "++": "+"}
-SEAM = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")             # no chunk of this split crosses these places
-NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
+                   r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)     # faster
+SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of this split crosses such a place
 
-def blocks(text, size):
-    """str -> pieces of about that size, cut where GPT-4's split cuts too."""
-    start = 0
-    while start < len(text):
-        seam = SEAM.search(text, start + size)
-        end = seam.start() if seam else len(text)
-        yield text[start:end]
-        start = end
+def blocks(text, size, pattern=SPLIT):
+    """str -> pieces of about that size, cut where GPT-4's split cuts too; all in one for another."""
+    most = size if pattern == SPLIT else ""                  # "": without end
+    return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
 def checksum(saved):
     """What JSON can hold -> 16 hex digits that tell it from any other."""
@@ -144,27 +137,23 @@ class Tokenizer:
     learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a token is
     the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
     """
-    def __init__(self, merges, pattern=SPLIT):
-        self.merges, self.pattern, self.fingerprint = merges, pattern, "bytes"
+    def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
+        self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
         self.pieces = [bytes([b]) for b in range(256)]       # id -> bytes
         for left, right in merges:
             self.pieces.append(self.pieces[left] + self.pieces[right])
-        self.eot = len(self.pieces)
         self.pieces.append(EOT.encode())
-        self.vocab_size = len(self.pieces)
-        self.typecode, bits = ("H", 16) if self.vocab_size <= 1 << 16 else ("I", 32)
-        self.codec = f"utf-{bits}-{sys.byteorder[0]}e"       # which makes a str of tokens an array of ids
+        self.eot, self.vocab_size = len(self.pieces) - 1, len(self.pieces)
         self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
         self.merged = {tuple(pair): token for token, pair in self.pair.items()}
         self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
         self.regex = regex.compile(pattern)
-        self.ascii = re.compile(functools.reduce(lambda p, a: p.replace(a, ASCII[a]), ASCII, SPLIT), re.ASCII)
 
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
             for block in blocks(text, 1 << 13):              # 3/4 of the time of 1 << 20: cached, more ASCII
-                yield (self.ascii if block.isascii() else self.regex).findall(block)      # `re` is faster
+                yield (ASCII if block.isascii() else self.regex).findall(block)
         else:
             end = 0
             for match in self.regex.finditer(text):
@@ -178,43 +167,36 @@ class Tokenizer:
         if len(word) > 500:                                  # or all in turn: seconds a megabyte, not days
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
-            return word
-        while len(word) > 1:
-            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
-            if new == NO_MERGE:
-                break
+        while new := min(filter(None, map(self.merged.get, zip(word, word[1:]))), default=None):
             word = word.replace(self.pair[new], new)
         return word
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
-        ids = array(self.typecode)
+        ids, codec = array("i"), f"utf-32-{sys.byteorder[0]}e"         # a token's id is its character's
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
             for chunks in self.chunks(part):
-                ids.frombytes("".join(map(self.tokens, chunks)).encode(self.codec, "surrogatepass"))
+                ids.frombytes("".join(map(self.tokens, chunks)).encode(codec, "surrogatepass"))
         return ids
 
     @classmethod
     def load(cls, path):
-        """The tokenizer that bpe.py saved at path, with its own checksum; for "bytes" one without merges."""
+        """The tokenizer that bpe.py saved at path, with its checksum; for "bytes" one without merges."""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
-            fingerprint, ids = saved["model"].pop("fingerprint"), saved["model"]["vocab"]
-            if fingerprint == checksum(saved):
-                merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
-                tokenizer = cls(merges, saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
-                tokenizer.fingerprint = fingerprint
-                return tokenizer
-        except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}: `python bpe.py` trains one, "
-                            "`--tokenizer bytes` needs none") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            pass
-        raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains one anew")
+            fingerprint = saved["model"].pop("fingerprint")
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            saved = fingerprint = None
+        if fingerprint != checksum(saved):
+            what = "damaged, or not written by bpe.py" if os.path.exists(path) else "not there"
+            raise UserError(f"{path} is {what}: `python bpe.py` trains one, `--tokenizer bytes` needs none")
+        ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
+        merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
+        return cls(merges, splitter["pattern"]["Regex"], fingerprint)
 
 # -----------------------------------------------------------------------------
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
@@ -248,13 +230,6 @@ def split(texts):
             val.append(text[max(cut, 0):])
         cut -= len(text)
     return train, val
-
-def fingerprint(texts):
-    """list of str -> 16 hex digits that tell one text from another."""
-    digest = hashlib.sha256()
-    for data in (text.encode("utf-8", "surrogateescape") for text in texts):
-        digest.update(b"%d " % len(data) + data)
-    return digest.hexdigest()[:16]
 
 # -----------------------------------------------------------------------------
 # config
@@ -328,13 +303,11 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    ids, n_read, done = array("i"), 0, progress("characters tokenised:", sum(map(len, texts)))
-    for n, text in enumerate(texts):
-        ids.extend([tokenizer.eot] if n else [])
-        for part in blocks(text, 1 << 18) if tokenizer.pattern == SPLIT else [text]:
-            ids.extend(array("i", tokenizer.encode(part)))
-            done(n_read := n_read + len(part))
-    return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
+    parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
+    ids = array("i")
+    for part in progress("characters tokenised:", parts):
+        ids.extend(tokenizer.encode(part) if part else [tokenizer.eot])          # "": a document ends
+    return torch.frombuffer(ids, dtype=torch.int32)[:-1]     # none ends after the last
 
 def load_data(config, tokenizer, block_size):
     """-> training ids (N,), the last of them and all validation ids (1 + M,), the text's fingerprint"""
@@ -344,7 +317,7 @@ def load_data(config, tokenizer, block_size):
         raise UserError(f"{config.input} is too short: {len(data)} tokens to train on, "
                         f"and a context with the token after it has {block_size + 1}")
     print(f"{config.input}: {len(data):,} tokens to train on, {len(held_out):,} for validation")
-    return data, torch.cat((data[-1:], held_out)), fingerprint(texts)
+    return data, torch.cat((data[-1:], held_out)), checksum(texts)
 
 def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over all ids but the first -> bits per byte of their text: compares all models."""
@@ -596,14 +569,12 @@ def speak(new_reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, as they form."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k, --max-new-tokens are 0 or more, --num-samples 1 or more")
-    prompt = config.prompt
-    if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    ids = tokenizer.encode(prompt or "\n").tolist()
+    prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
+    ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # its own, on the cpu: same text anywhere
     for n in range(config.num_samples):
         print("-" * 20 + "\n" if n else "", end="")
-        print(prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), end="", flush=True)
+        print(prompt.decode("utf-8", "replace"), end="", flush=True)
         for text in generate(new_reader(), tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
@@ -651,7 +622,7 @@ def run_path(config, text=""):
     """-> [entity/]project, run: by default the text's file name and 6 digits of its fingerprint"""
     stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
-    name = config.run or stem + "-" + (text or fingerprint(read(config.input)))[:6]
+    name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
     if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
         raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
                         "[entity/]project/ may stand before it")
@@ -841,7 +812,7 @@ def upload(config):
         if known and (not answer or read(sent) == ["online"]):
             continue
         if stage == "tokenizer":
-            made, text = Tokenizer.load(last), fingerprint(read(config.input))
+            made, text = Tokenizer.load(last), checksum(read(config.input))
             what = ({"text": text, "tokenizer": made.fingerprint}, {"pattern": made.pattern},
                     [{"step": 0, "vocab_size": made.vocab_size}], inputs, {})
         elif stage == "gpt":
@@ -917,7 +888,7 @@ def fetch(config):
         if there and not here:                               # a name can go on with other settings
             typed = given(config) - {"max_steps", "decay"} if not config.run else ()
             mine = {name: getattr(config, name) for name in typed}
-            mine["text"] = fingerprint(read(config.input))
+            mine["text"] = checksum(read(config.input))
             mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
         if there and any(there.get(name, mine[name]) != mine[name] for name in mine):
             raise UserError(f"{path[:-1]} is there with other settings: "
@@ -1034,12 +1005,10 @@ def evaluate(model, ids, batch_size):
     training = model.training
     model.eval()
     with torch.inference_mode():
-        nats, done = [], progress("rows evaluated:", len(x))
-        for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
-            nats.append(model(xs, ys).double())
-            done(min(len(x), len(nats) * batch_size))
+        rows = zip(progress("rows evaluated:", x.split(batch_size)), y.split(batch_size))
+        nats = sum(model(xs, ys).double() for xs, ys in rows).item()
     model.train(training)
-    return sum(nats).item() / (len(ids) - 1)
+    return nats / (len(ids) - 1)
 
 def taste(model, tokenizer, config):
     """-> a short sample, always of the same seed, on one line"""
@@ -1489,15 +1458,14 @@ def draw_curves(figure, train, smooth, val, levels):
 
 def by_heart(text, known, least=20):
     """-> {at, ...}: where text has so much of `known` word for word; the longest such stretch"""
-    marked, longest, start, done = set(), "", 0, progress("characters looked up:", len(text))
-    for end in range(least, len(text) + 1):
+    marked, longest, start = set(), "", 0
+    for end in progress("characters looked up:", range(least, len(text) + 1)):
         while end - start >= least and text[start:end] not in known:
             half = end - least // 2                          # if it is new, so is all that holds it
             start = start + 1 if text[half:end] in known else half + 1
         if end - start >= least:
             marked.update(range(start, end))
             longest = max(longest, text[start:end], key=len)
-        done(end)
     return marked, longest
 
 def recite(model, tokenizer, config):
@@ -1591,12 +1559,11 @@ def tune(config):
     if config.sweep or online(config):
         rows = sweep(config, search, space, run_trial)
     else:
-        rows, done = [], progress("trials done:", config.tune)
-        for n in range(config.tune):                         # trial n is a function of (seed, n)
+        rows = []
+        for n in progress("trials done:", range(config.tune)):         # trial n: a function of (seed, n)
             rng = random.Random(mix(config.seed, n))
             settings = {name: rng.choice(values) for name, values in space.items()}
             rows.append(run_trial(n + 1, settings))
-            done(n + 1)
     rows = sorted((row for row in rows if "max_steps" in row), key=lambda row: row["val_bpb"])
     if not rows:
         raise UserError("no trial came to its end: why is said above")

@@ -106,7 +106,7 @@ def table():
 
 READ = f"""
 import json, re, sys, time
-SEAM, SPLIT, EOT = re.compile({bpe.SEAM.pattern!r}), {bpe.SPLIT!r}, {bpe.EOT!r}
+SEAM, SPLIT, EOT = {bpe.SEAM!r}, {bpe.SPLIT!r}, {bpe.EOT!r}
 text = open(sys.argv[1], encoding="utf-8", newline="").read()
 """
 PARTLY = f"""
@@ -138,7 +138,7 @@ import torch
 import bpe
 tokenizer = bpe.Tokenizer.load(sys.argv[2])
 start = time.perf_counter()
-ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
+ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.int32)
 """,
     "tiktoken": """
 import tiktoken, torch
