@@ -5,7 +5,7 @@
 """
 bigram_counts.py: the simplest language model, by counting.
 
-    python bigram_counts.py                              # count out/tokenizer.json's tokens in input.txt
+    python bigram_counts.py                              # count the pairs of tokens in input.txt
     python bigram_counts.py --sample --prompt "ROMEO:"   # speak
 
 How likely is each token after each other one? Count every pair of neighbours in the training text,
@@ -21,14 +21,14 @@ import pickle, re, sys, time, warnings
 from array import array
 from dataclasses import asdict, dataclass, field, fields
 
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
 try:
     import regex, torch
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex torch`")
+    sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
 
 # -----------------------------------------------------------------------------
-# frame: a dataclass becomes flags, an error one line, a file whole or not there (same in every script)
+# frame: a dataclass becomes flags, an error a line, a file whole or nothing (same in every script)
 
 def flag(default, help):
     return field(default=default, metadata={"help": help})
@@ -37,7 +37,7 @@ class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
 def plainly(function):
-    """A user's error is a line on stderr and exit status 1, in a notebook a line. Bugs still raise."""
+    """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
@@ -67,8 +67,9 @@ def parse(Config):
         default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
         kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
                 dict(type=f.type, metavar=f.type.__name__.upper()))
-        parser.add_argument("--" + f.name.replace("_", "-"), help=f.metadata["help"] + default, **kind)
-    if hasattr(sys.stdout, "reconfigure"):                   # lines appear at once, whatever they hold
+        name = "--" + f.name.replace("_", "-")
+        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
     for name, value in typed.items():
@@ -79,12 +80,12 @@ def parse(Config):
     return config
 
 def given(config):
-    """The names of the fields that were typed; of a Config made by hand, those not at their default."""
+    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
 def progress(what, items, power=1.0):
-    """Yields the items; every 1.5 s a line says how many are done, of texts and tensors how much."""
+    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
     sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
     start = last = time.time()
     for n, item in zip(itertools.accumulate(sizes), items):
@@ -95,7 +96,7 @@ def progress(what, items, power=1.0):
             print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
 
 def write(path, data):
-    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old file or the new one."""
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path + ".tmp", "wb") as f:
         f.write(data)
@@ -107,20 +108,20 @@ def write(path, data):
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id, between documents
-SPLIT = "|".join((                                           # GPT-4's; the first clause that matches wins:
+SPLIT = "|".join((                                           # GPT-4's; the first that matches wins:
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, they've
-    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, with one blank or sign before
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, one blank or sign before
     r"\p{N}{1,3}",                                           # digits, three at most
-    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs, a space before, line ends after
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs, with space and line ends
     r"\s*[\r\n]",                                            # blanks up to the last line end
     r"\s+(?!\S)",                                            # blanks, less the one before a word
     r"\s+"))                                                 # a blank before a digit
 ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
                    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)     # faster
-SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of this split crosses such a place
+SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of SPLIT crosses these
 
 def blocks(text, size, pattern=SPLIT):
-    """str -> pieces of about that size, cut where GPT-4's split cuts too; all in one for another."""
+    """str -> pieces of about that size, cut where SPLIT cuts too; of another pattern one piece."""
     most = size if pattern == SPLIT else ""                  # "": without end
     return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
@@ -130,9 +131,9 @@ def checksum(saved):
 
 class Tokenizer:
     """
-    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the order
-    learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a token is
-    the character chr(id) and a chunk a str of them, so that one merge is one str.replace.
+    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
+    order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
+    token is the character chr(id), a chunk a str of them, and so a merge is one str.replace.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -149,7 +150,7 @@ class Tokenizer:
     def chunks(self, text):
         """str -> lists of chunks; joined, they are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # 3/4 of the time of 1 << 20: cached, more ASCII
+            for block in blocks(text, 1 << 13):              # 25% faster than 1 << 20: cached
                 yield (ASCII if block.isascii() else self.regex).findall(block)
         else:
             end = 0
@@ -159,9 +160,9 @@ class Tokenizer:
             yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: of the merges that can be made the one learned first, again and again."""
+        """str -> str of tokens: the first learned of the merges there can be, repeatedly."""
         word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")      # a character a byte
-        if len(word) > 500:                                  # or all in turn: seconds a megabyte, not days
+        if len(word) > 500:                                  # all in turn: not days a megabyte
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
         while new := min(filter(None, map(self.merged.get, zip(word, word[1:]))), default=None):
@@ -170,7 +171,7 @@ class Tokenizer:
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
-        ids, codec = array("i"), f"utf-32-{sys.byteorder[0]}e"         # a token's id is its character's
+        ids, codec = array("i"), f"utf-32-{sys.byteorder[0]}e"         # a str of tokens is its ids
         for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
             ids.extend([self.eot] if n else [])
             for chunks in self.chunks(part):
@@ -179,18 +180,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """The tokenizer that bpe.py saved at path, with its checksum; for "bytes" one without merges."""
+        """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
         if path == "bytes":
             return cls([])
         try:
             with open(path, encoding="utf-8") as f:
                 saved = json.load(f)
             fingerprint = saved["model"].pop("fingerprint")
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError,
+                RecursionError):                             # whatever JSON may hold
             saved = fingerprint = None
         if fingerprint != checksum(saved):
             what = "damaged, or not written by bpe.py" if os.path.exists(path) else "not there"
-            raise UserError(f"{path} is {what}: `python bpe.py` trains one, `--tokenizer bytes` needs none")
+            raise UserError(f"{path} is {what}: `python bpe.py` trains one; or --tokenizer bytes")
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
@@ -202,7 +204,7 @@ def find(source):
     """A file, a glob or a folder (all files below it but hidden ones) -> sorted list of paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
-        paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
+        paths = (os.path.join(at, name) for at, _, names in os.walk(source) for name in names)
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
     return sorted(filter(os.path.isfile, paths))
 
@@ -210,7 +212,7 @@ def read(source):
     """-> list of str, a text for each file that find(source) gives"""
     texts = []
     for path in find(source):
-        with open(path, "rb") as f:                          # bytes: no newline translated, none lost
+        with open(path, "rb") as f:                          # bytes: no line end is translated
             texts.append(f.read().decode("utf-8", "surrogateescape"))
     if not any(texts):
         raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
@@ -255,18 +257,18 @@ def pick_device(name):
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise UserError(f"there is no --device {name} here: auto takes the fastest there is") from None
+        raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
     parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
     ids = array("i")
     for part in progress("characters tokenised:", parts):
-        ids.extend(tokenizer.encode(part) if part else [tokenizer.eot])          # "": a document ends
+        ids.extend(tokenizer.encode(part) if part else [tokenizer.eot])          # "": a text's end
     return torch.frombuffer(ids, dtype=torch.int32)[:-1]     # none ends after the last
 
 def load_data(config, tokenizer, block_size):
-    """-> training ids (N,), the last of them and all validation ids (1 + M,), the text's fingerprint"""
+    """-> training ids (N,), their last and all validation ids (1 + M,), the text's checksum"""
     texts = read(config.input)
     data, held_out = (to_ids(tokenizer, part) for part in split(texts))
     if len(data) <= block_size or not len(held_out):
@@ -276,7 +278,7 @@ def load_data(config, tokenizer, block_size):
     return data, torch.cat((data[-1:], held_out)), checksum(texts)
 
 def bits_per_byte(loss, ids, tokenizer):
-    """Nats per token over all ids but the first -> bits per byte of their text: compares all models."""
+    """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
     sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
     return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
 
@@ -286,7 +288,7 @@ def save(path, saved):
     write(path, buffer.getbuffer())
 
 def load(paths, kind, config, remedy):
-    """-> the dict saved at the first path that is whole, its tokenizer. UserError: nothing fits together."""
+    """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
             with warnings.catch_warnings(record=True):       # about files that are not ours
@@ -318,32 +320,29 @@ def save_result(path, **result):
 
 def count_pairs(ids, vocab_size, block=0):
     """
-    (N,) ids -> the pairs that occur, as now * V + next, ascending (P,), and how often each does (P,).
-    Goes through the text in blocks, so that memory does not grow with it, and in small ones, which stay
-    in the cache: 380 million tokens a second on two cores, five times one bincount of everything.
+    (N,) ids -> the pairs that occur, as now * V + next, ascending (P,), and how often they do (P,).
+    In blocks, so that memory does not grow with the text, and in small ones, which stay in the
+    cache: 380 million tokens a second on two cores, five times one bincount of everything.
     """
-    V, device = vocab_size, ids.device
-    dense = torch.zeros(V * V if V <= 4096 else 0, dtype=torch.int64, device=device)
-    keys = counts = torch.empty(0, dtype=torch.int64, device=device)
-    block = block or (1 << 15 if len(dense) else 1 << 22)
-    for now, after in zip(progress("pairs counted:", ids[:-1].split(block)), ids[1:].split(block)):
-        pairs = now.long() * V + after
-        if len(dense):
-            dense.scatter_add_(0, pairs, torch.ones_like(pairs))
-        else:                                                # V x V would not fit: keep what occurs
-            new_keys, new_counts = pairs.unique(return_counts=True)
-            keys, slot = torch.cat((keys, new_keys)).unique(return_inverse=True)
-            counts = torch.zeros_like(keys).scatter_add_(0, slot, torch.cat((counts, new_counts)))
-    if len(dense):
+    V, block = vocab_size, block or (1 << 15 if vocab_size <= 4096 else 1 << 22)
+    blocks = zip(progress("pairs counted:", ids[:-1].split(block)), ids[1:].split(block))
+    pairs = (now.long() * V + after for now, after in blocks)
+    if V <= 4096:
+        dense = torch.zeros(V * V, dtype=torch.int64, device=ids.device)
+        for keys in pairs:
+            dense.scatter_add_(0, keys, torch.ones_like(keys))
         keys = dense.nonzero().flatten()
-        counts = dense[keys]
-    return keys.cpu(), counts.cpu()
+        return keys.cpu(), dense[keys].cpu()
+    # V x V would not fit: of each block what occurs, then all of those together
+    keys, counts = map(torch.cat, zip(*(block.unique(return_counts=True) for block in pairs)))
+    keys, slot = keys.unique(return_inverse=True)
+    return keys.cpu(), torch.zeros_like(keys).scatter_add_(0, slot, counts).cpu()
 
 class Counted:
-    """p(next | now) = (count(now, next) + a) / (count(now) + a V); pairs that never occur take no memory."""
+    """p(next | now) = (count(now, next) + a) / (count(now) + a V); takes memory for what occurs."""
     def __init__(self, keys, counts, vocab_size, prior=0.0):
         self.keys, self.counts, self.vocab_size = keys, counts, vocab_size
-        self.rows = torch.zeros(vocab_size, dtype=torch.int64)         # (V,) how often each token is `now`
+        self.rows = torch.zeros(vocab_size, dtype=torch.int64)         # (V,) how often it is `now`
         self.rows.scatter_add_(0, keys // vocab_size, counts)
         self.prior = prior or self.leave_one_out()
 
@@ -352,8 +351,9 @@ class Counted:
         a = torch.logspace(-5, 1, 601, dtype=torch.float64)[:, None]
         c, n_c = self.counts.unique(return_counts=True)          # n_c pairs occur c times
         r, n_r = self.rows[self.rows > 0].unique(return_counts=True)
-        pairs, rows = n_c * c * torch.log(c - 1 + a), n_r * r * torch.log(r - 1 + a * self.vocab_size)
-        return a[(pairs.sum(1) - rows.sum(1)).argmax()].item()
+        nats = (n_r * r * torch.log(r - 1 + a * self.vocab_size)).sum(1)
+        nats -= (n_c * c * torch.log(c - 1 + a)).sum(1)      # (601,) for each a, of all pairs
+        return a[nats.argmin()].item()
 
     def log_probs(self, now, after):
         """(N,) ids, (N,) ids -> (N,) log p(after | now), float64"""
@@ -384,7 +384,7 @@ def pick(logits, config, generator):
 
 def generate(reader, tokenizer, config, ids, generator):
     """
-    Yields the text that follows ids, a str per token, never half a character; ends at <|endoftext|>.
+    Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
     reader: a function that is fed the ids it has not seen and answers the next one's (V,) logits.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -398,13 +398,12 @@ def generate(reader, tokenizer, config, ids, generator):
 def speak(new_reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, as they form."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
-        raise UserError("--temperature, --top-k, --max-new-tokens are 0 or more, --num-samples 1 or more")
+        raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
     prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
-    generator = torch.Generator().manual_seed(config.seed)   # its own, on the cpu: same text anywhere
+    generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):
-        print("-" * 20 + "\n" if n else "", end="")
-        print(prompt.decode("utf-8", "replace"), end="", flush=True)
+        print("-" * 20 + "\n" if n else "", prompt.decode("utf-8", "replace"), sep="", end="")
         for text in generate(new_reader(), tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
@@ -420,15 +419,17 @@ def train(config):
     start, V = time.time(), tokenizer.vocab_size
     model = Counted(*count_pairs(data.to(device), V), V)
     seconds, loss, val_loss = time.time() - start, model.loss(data), model.loss(held_out)
-    print(f"{len(model.keys):,} of the {V:,} x {V:,} = {V * V:,} pairs occur, {len(model.keys) / V ** 2:.1%}")
+    print(f"{len(model.keys):,} of the {V:,} x {V:,} = {V * V:,} pairs occur, "
+          f"{len(model.keys) / V ** 2:.1%}")
     print(f"a = {model.prior:.4g} is added to each count, by leave-one-out | {seconds:.2f} s")
-    print(f"training: {loss:.4f} nats per token, {bits_per_byte(loss, data, tokenizer):.4f} bits per byte")
-    folder, identity = os.path.join(config.out_dir, "bigram_counts"), dict(tokenizer=tokenizer.fingerprint, text=text)
-    save(os.path.join(folder, "model.pt"), dict(identity, kind="bigram_counts", config=asdict(config), keys=model.keys,
-                                                counts=model.counts, prior=model.prior))
-    save_result(os.path.join(folder, "result.json"), model="bigram, counted", parameters=V * V,
-                val_loss=val_loss, val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds,
-                **identity)
+    bpb = bits_per_byte(loss, data, tokenizer)
+    print(f"training: {loss:.4f} nats per token, {bpb:.4f} bits per byte")
+    at = functools.partial(os.path.join, config.out_dir, "bigram_counts")
+    identity = dict(tokenizer=tokenizer.fingerprint, text=text)
+    save(at("model.pt"), dict(identity, kind="bigram_counts", config=asdict(config),
+                              keys=model.keys, counts=model.counts, prior=model.prior))
+    save_result(at("result.json"), model="bigram, counted", parameters=V * V, val_loss=val_loss,
+                val_bpb=bits_per_byte(val_loss, held_out, tokenizer), seconds=seconds, **identity)
     return model
 
 # -----------------------------------------------------------------------------
@@ -441,7 +442,9 @@ def sample(config):
     saved, tokenizer = load([path], "bigram_counts", config, "`python bigram_counts.py` makes one")
     V = tokenizer.vocab_size
     model, every = Counted(saved["keys"], saved["counts"], V, saved["prior"]), torch.arange(V)
-    speak(lambda: lambda ids: model.log_probs(torch.tensor(ids[-1]).expand(V), every), tokenizer, config)
+    def reader(ids):
+        return model.log_probs(torch.tensor(ids[-1]).expand(V), every)
+    speak(lambda: reader, tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # main
@@ -452,7 +455,7 @@ def main():
     sample(config) if config.sample else train(config)
 
 if __name__ == "__main__":
-    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: sys.argv is the kernel's
-        print('bigram_counts.py: type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: not our argv
+        print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
     else:
         main()
