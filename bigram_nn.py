@@ -481,8 +481,7 @@ def evaluate(model, ids, block=1 << 12):
     """(M + 1,) ids -> nats per token over all but the first"""
     ids = ids.long()
     pairs = zip(progress("tokens evaluated:", ids[:-1].split(block)), ids[1:].split(block))
-    with torch.inference_mode():
-        return sum(model(now, after).item() * len(now) for now, after in pairs) / (len(ids) - 1)
+    return sum(model(now, after).item() * len(now) for now, after in pairs) / (len(ids) - 1)
 
 @plainly
 def train(config):
