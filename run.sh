@@ -142,7 +142,7 @@ def main():
         tokenizer = Tokenizer.load("out/tokenizer.json").fingerprint
     except UserError:
         tokenizer = "none"
-    print(fingerprint(read(sys.argv[1])), tokenizer)
+    print(checksum(read(sys.argv[1])), tokenizer)
 main()' "$text"
 }
 

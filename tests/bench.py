@@ -106,7 +106,7 @@ def table():
 
 READ = f"""
 import json, re, sys, time
-SEAM, SPLIT, EOT = re.compile({bpe.SEAM.pattern!r}), {bpe.SPLIT!r}, {bpe.EOT!r}
+SEAM, SPLIT, EOT = {bpe.SEAM!r}, {bpe.SPLIT!r}, {bpe.EOT!r}
 text = open(sys.argv[1], encoding="utf-8", newline="").read()
 """
 PARTLY = f"""

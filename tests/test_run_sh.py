@@ -15,7 +15,7 @@ MODELS = ["bigram_counts", "bigram_nn", "bigram_nn_64", "gpt"]
 
 STUB = '''
 import argparse, json, os, signal, sys, time
-from bpe import Tokenizer, fingerprint, read
+from bpe import Tokenizer, checksum, read
 parser = argparse.ArgumentParser()
 parser.add_argument("--input", default="input.txt")
 parser.add_argument("--n-embd", default="")
@@ -52,7 +52,7 @@ if what in ("wait", "linger"):
     time.sleep(60)
 if what != "nothing":
     open(f"{folder}/model.pt", "w").write("weights")
-    json.dump(dict(model=name, parameters=1000, val_loss=2.0, val_bpb=3.0, seconds=1.5, text=fingerprint(read(flags.input)),
+    json.dump(dict(model=name, parameters=1000, val_loss=2.0, val_bpb=3.0, seconds=1.5, text=checksum(read(flags.input)),
                    tokenizer=Tokenizer.load("out/tokenizer.json").fingerprint), open(f"{folder}/result.json", "w"))
 '''
 
