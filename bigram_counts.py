@@ -119,6 +119,7 @@ SPLIT = "|".join((                                           # GPT-4's; the firs
 ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
                    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)     # faster
 SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of SPLIT crosses these
+NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
 
 def blocks(text, size, pattern=SPLIT):
     """str -> pieces of about that size, cut where SPLIT cuts too; of another pattern one piece."""
@@ -166,7 +167,10 @@ class Tokenizer:
         if len(word) > 500:                                  # all in turn: not days a megabyte
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
-        while new := min(filter(None, map(self.merged.get, zip(word, word[1:]))), default=None):
+        while len(word) > 1:
+            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
+            if new == NO_MERGE:
+                break
             word = word.replace(self.pair[new], new)
         return word
 
