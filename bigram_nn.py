@@ -633,8 +633,7 @@ def picture(path, draw, *what):
 def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
     """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
     image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
-    axes.set_title(title, fontsize=10)
-    axes.set_facecolor("0.93")                               # where a share is no number
+    axes.set(title=title, facecolor="0.93")                  # grey: where a share is no number
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)

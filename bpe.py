@@ -449,20 +449,20 @@ def tree(tokenizer, i, seen):
 
 def show(tokenizer, data):
     """Prints the tokens of a text above their ids, then the merges that made the longest one."""
-    ids, columns = tokenizer.encode_bytes(data), shutil.get_terminal_size((100, 24)).columns
-    top, bottom, used = "", "", 0
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    ids, top, bottom = tokenizer.encode_bytes(data), "", ""
+    columns, environ = shutil.get_terminal_size((100, 24)).columns, os.environ
+    colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     for n, i in enumerate(ids):
         token = visible(tokenizer.pieces[i])                 # Chinese takes two cells, an accent none
         cells = sum((unicodedata.east_asian_width(c) in "WF") + (unicodedata.category(c)[0] != "M")
                     for c in token)
-        token, cells = token + " " * (len(str(i)) - cells), max(cells, len(str(i)))
-        if used and used + cells >= columns:
+        token, number = token + " " * (len(str(i)) - cells), str(i).ljust(cells)
+        if bottom and len(bottom + number) >= columns:
             print(top, bottom, sep="\n")
-            top, bottom, used = "", "", 0
-        top += f"\033[30;48;5;{(151, 153, 223, 183, 217)[n % 5]}m{token}\033[0m " if colour else token + "|"
-        bottom += str(i).ljust(cells + 1)
-        used += cells + 1
+            top, bottom = "", ""
+        tint = (151, 153, 223, 183, 217)[n % 5]
+        top += f"\033[30;48;5;{tint}m{token}\033[0m " if colour else token + "|"
+        bottom += number + " "
     print(top, bottom, sep="\n")
     longest = max(ids, key=lambda i: len(tokenizer.pieces[i]), default=0)
     if longest >= 256:

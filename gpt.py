@@ -785,7 +785,7 @@ class Track:
         if samples and step >= run.starting_step:
             shown = {"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}
             file = os.path.join(self.config.out_dir, "curves.png")
-            picture(file, draw_curves, *curves(self.config))
+            picture(file, draw_curves, curves(self.config))
             run.log(shown | ({"curves": self.wandb.Image(file)} if os.path.exists(file) else {}), step=step)
 
     def upload(self):
@@ -1335,8 +1335,7 @@ def picture(path, draw, *what):
 def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
     """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
     image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
-    axes.set_title(title, fontsize=10)
-    axes.set_facecolor("0.93")                               # where a share is no number
+    axes.set(title=title, facecolor="0.93")                  # grey: where a share is no number
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
@@ -1409,7 +1408,7 @@ def draw_walk(figure, names, stages, vocab):
     n_layer, nh = len(best) - 1, len(maps) // (len(best) - 1)
     figure.set_size_inches(max(3 * n_layer, 0.6 * len(names)) + 1, 3 * nh + 0.35 * n_layer + 2)
     upper, lower = figure.subfigures(2, height_ratios=[3 * nh, 0.35 * n_layer + 2])
-    upper.suptitle("attention: how much a row's token looks at those of the columns", fontsize=10)
+    upper.suptitle("attention: how much a row's token looks at those of the columns")
     panels = upper.subplots(nh, n_layer, sharex=True, sharey=True, squeeze=False)
     future = torch.full((len(names), len(names)), math.nan).triu(1)    # is not looked at: grey
     for n, (axes, weights) in enumerate(zip(panels.T.flat, maps)):
@@ -1419,7 +1418,7 @@ def draw_walk(figure, names, stages, vocab):
     upper.colorbar(image, ax=panels, shrink=0.5, label="attention weight, probability")
 
 def curves(config):
-    """-> training, smoothed, validation: [(step, bits per byte), ...]; {name: level}, to compare"""
+    """-> {name: [(step, bits per byte), ...]}: levels to compare with, training, validation"""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
     rows = [*rows_of(at("gpt", "metrics.csv"))] if os.path.exists(at("gpt", "metrics.csv")) else []
     val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
@@ -1427,45 +1426,42 @@ def curves(config):
         raise UserError(f"no evaluation in {config.out_dir} yet: `python gpt.py` trains one model")
     bpb = val[0][1] / rows[0]["val_loss"]                    # of a nat per token, in training, too
     train = [(row["step"], bpb * row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
-    parts = torch.tensor(train).split(math.ceil(len(train) / 60))
+    parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # is noisy: 60 means
     for name in "bigram_counts", "bigram_nn":
         if os.path.exists(at(name, "result.json")):
             levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
-    return train, [part.mean(0).tolist() for part in parts], val, levels
+    steps = torch.linspace(0, rows[-1]["step"], 60).tolist()
+    lines = {name: [(step, level) for step in steps] for name, level in levels.items()}
+    return {**lines, "training": [part.mean(0).tolist() for part in parts], "validation": val}
 
 @plainly
 def plot(config):
     """Draws the curves of the run in out_dir: in text, and as a picture."""
-    train, smooth, val, levels = curves(config)
-    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; • training")
-    print(*chart(smooth, val, levels), sep="\n")
-    picture(os.path.join(config.out_dir, "curves.png"), draw_curves, train, smooth, val, levels)
+    lines = curves(config)
+    print("bits per byte", *chart(lines), sep="\n")
+    picture(os.path.join(config.out_dir, "curves.png"), draw_curves, lines)
 
-def chart(train, val, levels, width=60, height=13):
-    """-> lines of text, on a log scale"""
-    values = [value for _, value in train + val] + [*levels.values()]
-    top, last = max(values), max(1, train[-1][0], val[-1][0])
-    ratio = (0.99 * min(values) / top) ** (1 / (height - 1)) # of each line to the one above
-    lines = [[" "] * width for _ in range(height)]
-    def line(value):
-        return lines[round(math.log(value / top, ratio))]
-    for name, level in levels.items():
-        line(level)[:width] = "─" * width
-        line(level).append(f" {name} {level:.3f}")
-    for mark, points in ("•", train), ("●", val):
+def chart(lines, width=60, height=13):
+    """{name: [(step, value), ...]} -> text, on a log scale; the name stands where the line ends"""
+    steps, values = zip(*itertools.chain(*lines.values()))
+    last, top = max(1, *steps), max(values)
+    ratio = (0.99 * min(values) / top) ** (1 / (height - 1)) # of each row to the one above
+    rows = [[" "] * width for _ in range(height)]
+    for name, points in lines.items():
+        mark = {"training": "•", "validation": "●"}.get(name, "─")
         for step, value in points:
-            line(value)[round((width - 1) * step / last)] = mark
-    lines = [f"{top * ratio ** n:6.2f} │{''.join(line).rstrip()}" for n, line in enumerate(lines)]
-    return [*lines, f"step 0 └{'─' * width}┘ {last:,.0f}"]
+            row = rows[round(math.log(value / top, ratio))]
+            row[round((width - 1) * step / last)] = mark
+        row.append(f" {name} {value:.3f}")
+    rows = [f"{top * ratio ** n:6.2f} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
+    return [*rows, f"step 0 └{'─' * width}┘ {last:,.0f}"]
 
-def draw_curves(figure, train, smooth, val, levels):
+def draw_curves(figure, lines):
     figure.set_size_inches(8, 4.5)
     axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
-    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
-    axes.plot(*zip(*smooth), color="C0", label="training, smoothed")
-    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for (name, level), style in zip(levels.items(), ("-", "--", ":")):
-        axes.axhline(level, color="0.5", linestyle=style, label=f"{name} {level:.3f}")
+    for name, points in reversed(lines.items()):
+        style = {"training": "-", "validation": "o-"}.get(name, "--")
+        axes.plot(*zip(*points), style, markersize=4, label=f"{name} {points[-1][1]:.3f}")
     axes.yaxis.set_minor_formatter("{x:g}")                  # 2, 3, ... 8
     axes.grid(alpha=0.2, which="both")
     axes.spines[["top", "right"]].set_visible(False)
@@ -1496,16 +1492,17 @@ def recite(model, tokenizer, config):
             part = "".join(text[at] for at in places)
             print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-    longest = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}" * bool(longest)
+    shown = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}"
     print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word;",
-          longest or "none")
+          shown if longest else "none")
 
 METHOD = "bayes"                                             # of a W&B sweep; or random
 SPACE = {                                                    # what is searched, unless typed
     "n_layer": [2, 3, 4, 6], "n_head": [1, 2, 4], "n_embd": [64, 128, 192, 256, 384],
-    "block_size": [64, 128, 256], "batch_size": [4, 8, 12, 16, 24, 32], "dropout": [0.0, 0.1, 0.2],
-    "weight_decay": [0.05, 0.1, 0.2], "matrix_lr": [0.005, 0.007, 0.01, 0.014, 0.02, 0.028, 0.04],
-    "vector_lr": [0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008]}
+    "block_size": [64, 128, 256], "batch_size": [4, 8, 12, 16, 24, 32],
+    "matrix_lr": [0.005, 0.007, 0.01, 0.014, 0.02, 0.028, 0.04],
+    "vector_lr": [0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008],
+    "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": [0.03, 0.05, 0.1, 0.2, 0.4]}
 
 def trial(config, search, loaded, name, settings, report=None):
     """Trains for trial_seconds -> its row of the table, all that stays; it is not made again."""
