@@ -660,13 +660,12 @@ def plot(config):
     def chances(now, after):                                 # -> (2, N): p(after | now), both ways
         learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
         return torch.stack((counted.log_probs(now, after), learned)).exp()
-
     often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
     print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
     for x, y, n, (p, q) in zip(now, after, times, chances(now[:15], after[:15]).T):
         print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
-    rows, columns = {}, {}                                   # of the most frequent pairs, 20 of each
+    rows, columns = {}, {}                                   # of the most frequent pairs, 20 each
     for x, y in zip(now.tolist(), after.tolist()):
         if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
             rows[x], columns[y] = name[x], name[y]

@@ -1385,7 +1385,7 @@ def explain(config):
     ids = tokenizer.encode(config.explain).tolist()[-min(24, model.config.block_size):]
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    data, vocab = config.explain.encode("utf-8", "surrogateescape"), [*map(visible, tokenizer.pieces)]
+    vocab, data = [*map(visible, tokenizer.pieces)], os.fsencode(config.explain)
     names, stages = [vocab[i] for i in ids], walk(model, ids)
     print(f"{'text':16}{visible(data)}\n{'UTF-8 bytes':16}{data.hex(' ')}")
     print(f"{'tokens, ids':16}the last {len(ids)}:", *map("{} {} ".format, names, ids))
@@ -1496,7 +1496,8 @@ def recite(model, tokenizer, config):
     print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word;",
           shown if longest else "none")
 
-METHOD = "bayes"                                             # of a W&B sweep; or random
+SWEEP = {"method": "bayes", "metric": {"name": "val_bpb", "goal": "minimize"},
+         "early_terminate": {"type": "hyperband", "min_iter": 3}}      # stops what is hopeless
 SPACE = {                                                    # what is searched, unless typed
     "n_layer": [2, 3, 4, 6], "n_head": [1, 2, 4], "n_embd": [64, 128, 192, 256, 384],
     "block_size": [64, 128, 256], "batch_size": [4, 8, 12, 16, 24, 32],
@@ -1540,10 +1541,9 @@ def sweep(config, search, space, run_trial):
         summaries = (run.summary for run in wandb.Api().sweep(f"{project}/{ident}").runs)
         return [dict(row) for row in summaries if "trial" in row]
     try:
-        ident = config.sweep or os.path.exists(search) and read(search)[0] or wandb.sweep({
-            "method": METHOD, "metric": {"name": "val_bpb", "goal": "minimize"},
-            "parameters": {name: {"values": values} for name, values in space.items()},
-            "early_terminate": {"type": "hyperband", "min_iter": 3}}, project=project)
+        parameters = {name: {"values": values} for name, values in space.items()}
+        ident = config.sweep or os.path.exists(search) and read(search)[0]
+        ident = ident or wandb.sweep(SWEEP | {"parameters": parameters}, project=project)
         write(search, ident.encode())
         print(f"others join with  python gpt.py --tune {config.tune} --sweep {ident}")
         if (left := config.tune - len(done())) > 0:

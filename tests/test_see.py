@@ -377,7 +377,7 @@ def test_trials_that_fail(shop):
 @pytest.mark.skipif(not KEY, reason="no W&B server: WANDB_BASE_URL and WANDB_API_KEY name one")
 def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
     home = {**ONLINE, "HOME": str(tmp_path), "WANDB_PROJECT": "shebang-sweeps"}           # others count the runs in theirs
-    patch = SMALL + "; METHOD = 'random'"
+    patch = SMALL + "; SWEEP.update(method='random')"
     first = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)
     assert first.returncode == 0, first
     ident = re.search(r"others join with  python gpt.py --tune 2 --sweep (\S+)", first.stdout).group(1)
