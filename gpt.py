@@ -1423,10 +1423,10 @@ def curves(config):
     rows = [*rows_of(at("gpt", "metrics.csv"))] if os.path.exists(at("gpt", "metrics.csv")) else []
     val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
     if not val:
-        raise UserError(f"no evaluation in {config.out_dir} yet: `python gpt.py` trains one model")
+        raise UserError(f"no run or no evaluation in {config.out_dir} yet: `python gpt.py` trains one")
     bpb = val[0][1] / rows[0]["val_loss"]                    # of a nat per token, in training, too
     train = [(row["step"], bpb * row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
-    parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # is noisy: 60 means
+    parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # 60 means: steps are noisy
     for name in "bigram_counts", "bigram_nn":
         if os.path.exists(at(name, "result.json")):
             levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
