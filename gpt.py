@@ -1511,20 +1511,19 @@ def trial(config, search, loaded, name, settings, report=None):
     if os.path.exists(folder + ".json"):
         return json.loads(read(folder + ".json")[0])
     print(f"\n--- trial {name} of {config.tune}, {config.trial_seconds} s: {settings}")
-    at = functools.partial(os.path.join, folder, "gpt")
     c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off")
     try:
-        train.__wrapped__(replace(c, max_steps=20), loaded)  # how many fit? lr must come down to 0
-        ms = sorted(row["ms"] for row in rows_of(at("metrics.csv")) if "ms" in row)
+        train.__wrapped__(replace(c, max_steps=20), loaded)  # shows how many steps fit
+        ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
         steps = max(20, int(1000 * config.trial_seconds / ms[10]))
         settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
         train.__wrapped__(replace(c, **settings), loaded, report)
-        if not os.path.exists(at("result.json")):
+        if not os.path.exists(folder + "/gpt/result.json"):
             raise KeyboardInterrupt                          # in a notebook, where train comes back
-        row = {"trial": name, **json.loads(read(at("result.json"))[0]), **settings}
+        row = {"trial": name, **json.loads(read(folder + "/gpt/result.json")[0]), **settings}
         write(folder + ".json", json.dumps(row).encode())
         return row
-    except Exception as error:                               # or W&B stops the hopeless
+    except Exception as error:                               # W&B's is bare: it stops the hopeless
         print(f"trial {name} ends early: {brief(error)}")
         return {"trial": name}
     finally:
@@ -1561,10 +1560,11 @@ def tune(config):
     space = {name: values for name, values in SPACE.items() if name not in typed}
     search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
     search = os.path.join(config.out_dir, "tune", search)
-    run_trial, rows = functools.partial(trial, config, search, loaded), []
+    run_trial = functools.partial(trial, config, search, loaded)
     if config.sweep or online(config):
         rows = sweep(config, search, space, run_trial)
     else:
+        rows = []
         for n in range(1, config.tune + 1):                  # trial n is a function of (seed, n)
             rng = random.Random(mix(config.seed, n))
             rows.append(run_trial(n, {name: rng.choice(values) for name, values in space.items()}))
