@@ -564,14 +564,19 @@ def total_variation(model, counted):
 # -----------------------------------------------------------------------------
 # sample
 
+def trained(config):
+    """-> the saved model, its tokenizer, and the dict that it was saved in"""
+    saved, tokenizer = load([os.path.join(folder_of(config), "model.pt")], "bigram_nn", config,
+                            "`python bigram_nn.py` trains one")
+    model = Bigram(tokenizer.vocab_size, saved["config"]["n_embd"]).requires_grad_(False)
+    model.load_state_dict(saved["weights"])
+    return model, tokenizer, saved
+
 @plainly
 def sample(config):
     """Speaks with the saved model."""
-    saved, tokenizer = load([os.path.join(folder_of(config), "model.pt")], "bigram_nn", config,
-                            "`python bigram_nn.py` trains one")
-    model = Bigram(tokenizer.vocab_size, saved["config"]["n_embd"])
-    model.load_state_dict(saved["weights"])
-    speak(lambda: lambda ids: model.requires_grad_(False)(torch.tensor(ids[-1])), tokenizer, config)
+    model, tokenizer, _ = trained(config)
+    speak(lambda: lambda ids: model(torch.tensor(ids[-1])), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)
@@ -596,9 +601,10 @@ def picture(path, draw, *what):
         from IPython.display import Image, display
         display(Image(path))
 
-def heat_map(axes, shares, rows, columns, cells=(), darkest=1.0):
+def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
     """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
     image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
+    axes.set(title=title, facecolor="0.93")                  # grey: where a share is no number
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
@@ -615,45 +621,36 @@ def heat_map(axes, shares, rows, columns, cells=(), darkest=1.0):
 @plainly
 def plot(config):
     """Prints and draws the most frequent pairs: how likely they are as counted, and as learned."""
-    folder = folder_of(config)
-    saved, tokenizer = load([os.path.join(folder, "model.pt")], "bigram_nn", config,
-                            "`python bigram_nn.py` trains one")
+    model, tokenizer, saved = trained(config)
     V, name = tokenizer.vocab_size, [*map(visible, tokenizer.pieces)]
     source = config.input if "input" in given(config) else saved["config"]["input"]
     data, _, text = load_data(replace(config, input=source), tokenizer, 1)
     if text != saved["text"]:
-        raise UserError(f"{folder} has learned another text than {source}: --input names it")
-    model = Bigram(V, saved["config"]["n_embd"]).requires_grad_(False)
-    model.load_state_dict(saved["weights"])
+        raise UserError(f"the model has learned another text than {source}: --input names it")
     counted = Counted(*count_pairs(data, V), V)
+    def chances(now, after):                                 # -> (2, N): p(after | now), both ways
+        learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
+        return torch.stack((counted.log_probs(now, after), learned)).exp()
     often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
-    def chances(now, after):                                 # -> p(after | now), both ways
-        learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
-        return counted.log_probs(now, after).exp(), learned.exp()
-
     print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
-    for x, y, n, p, q in zip(now[:15], after[:15], times, *chances(now[:15], after[:15])):
+    for x, y, n, (p, q) in zip(now, after, times, chances(now[:15], after[:15]).T):
         print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
-
-    # rows and columns: the first and the second tokens of the most frequent pairs, 20 of each
-    rows, columns = {}, {}
+    rows, columns = {}, {}                                   # of the most frequent pairs, 20 each
     for x, y in zip(now.tolist(), after.tolist()):
         if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
-            rows[x] = columns[y] = None
+            rows[x], columns[y] = name[x], name[y]
     pairs = torch.tensor([*itertools.product(rows, columns)])
-    tables = [p.view(len(rows), len(columns)) for p in chances(*pairs.T)]
-    picture(os.path.join(folder, "pairs.png"), draw_pairs, tables,
-            [name[i] for i in rows], [name[i] for i in columns])
+    tables = chances(*pairs.T).view(2, len(rows), len(columns))
+    picture(os.path.join(folder_of(config), "pairs.png"), draw_pairs, tables, rows, columns)
 
 def draw_pairs(figure, tables, rows, columns):
     figure.set_size_inches(14, 7)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, p, title in zip(panels, tables, ("counted", "learned")):
+    for axes, p, how in zip(panels, tables, ("counted", "learned")):
         cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
-        image = heat_map(axes, p, rows, columns, cells, darkest=0.3)
-        axes.set(title=f"{title}: p(next | now) in %", xlabel="next")
-    panels[0].set_ylabel("now")
+        image = heat_map(axes, f"{how}: how often, in %, the column's token follows the row's", p,
+                         rows.values(), columns.values(), cells, darkest=0.3)
     figure.colorbar(image, ax=panels, shrink=0.5, extend="max")
 
 # -----------------------------------------------------------------------------

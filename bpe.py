@@ -401,7 +401,7 @@ def visible(piece):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 def tree(tokenizer, i, seen):
-    """id -> lines: the token, below it the two it was merged from, down to the bytes; each merge once."""
+    """id -> lines: a token, below it the two it was made of, down to bytes; each merge once."""
     yield f"{visible(tokenizer.pieces[i])} {i}"
     if 256 <= i < tokenizer.eot and i not in seen:
         seen.add(i)
@@ -412,24 +412,24 @@ def tree(tokenizer, i, seen):
 
 def show(tokenizer, data):
     """Prints the tokens of a text above their ids, then the merges that made the longest one."""
-    ids, columns = tokenizer.encode_bytes(data), shutil.get_terminal_size((100, 24)).columns
-    top, bottom, used = "", "", 0
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    for n, i in enumerate(ids):
-        token = visible(tokenizer.pieces[i])                 # Chinese takes two cells, an accent none
+    ids, top, bottom = tokenizer.encode_bytes(data), "", ""
+    columns, environ = shutil.get_terminal_size((100, 24)).columns, os.environ
+    colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    for tint, i in zip(itertools.cycle((151, 153, 223, 183, 217)), ids):
+        token = visible(tokenizer.pieces[i])                 # Chinese takes 2 cells, an accent 0
         cells = sum((unicodedata.east_asian_width(c) in "WF") + (unicodedata.category(c)[0] != "M")
                     for c in token)
-        token, cells = token + " " * (len(str(i)) - cells), max(cells, len(str(i)))
-        if used and used + cells >= columns:
+        token, number = token + " " * (len(str(i)) - cells), str(i).ljust(cells)
+        if bottom and len(bottom + number) >= columns:
             print(top, bottom, sep="\n")
-            top, bottom, used = "", "", 0
-        top += f"\033[30;48;5;{(151, 153, 223, 183, 217)[n % 5]}m{token}\033[0m " if colour else token + "|"
-        bottom += str(i).ljust(cells + 1)
-        used += cells + 1
+            top, bottom = "", ""
+        top += f"\033[30;48;5;{tint}m{token}\033[0m " if colour else token + "|"
+        bottom += number + " "
     print(top, bottom, sep="\n")
     longest = max(ids, key=lambda i: len(tokenizer.pieces[i]), default=0)
     if longest >= 256:
-        print("\nthe longest token, and the merges that made it:", *tree(tokenizer, longest, set()), sep="\n")
+        print("\nthe longest token, and the merges that made it:")
+        print(*tree(tokenizer, longest, set()), sep="\n")
 
 # -----------------------------------------------------------------------------
 # main

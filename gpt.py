@@ -769,7 +769,7 @@ class Track:
         if samples and step >= run.starting_step:
             shown = {"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}
             file = os.path.join(self.config.out_dir, "curves.png")
-            picture(file, draw_curves, *curves(self.config))
+            picture(file, draw_curves, curves(self.config))
             run.log(shown | ({"curves": self.wandb.Image(file)} if os.path.exists(file) else {}), step=step)
 
     def upload(self):
@@ -1024,9 +1024,9 @@ def evaluate(model, ids, batch_size):
     model.train(training)
     return nats / (len(ids) - 1)
 
-def taste(model, tokenizer, config):
+def taste(model, tokenizer, config, n_tokens=24):
     """-> a short sample, always of the same seed, on one line"""
-    config, newline = replace(config, max_new_tokens=24), tokenizer.encode("\n").tolist()
+    config, newline = replace(config, max_new_tokens=n_tokens), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
     words = generate(model.reader(), tokenizer, config, newline, generator)
     return json.dumps("".join(words), ensure_ascii=False)
@@ -1324,9 +1324,10 @@ def picture(path, draw, *what):
         from IPython.display import Image, display
         display(Image(path))
 
-def heat_map(axes, shares, rows, columns, cells=(), darkest=1.0):
+def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
     """Draws shares (R, C), the larger the darker; tokens on both axes, texts in the cells."""
     image = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
+    axes.set(title=title, facecolor="0.93")                  # grey: where a share is no number
     axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)       # a $ is a $
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
@@ -1348,27 +1349,24 @@ def shade(text, share, plain=""):
 
 @torch.no_grad()
 def walk(model, ids):
-    """
-    T ids -> [(stage, what it makes of them), ...], as in GPT.forward. The fused kernel hides its
-    weights: q and k tell. "next?" is the logit lens, what the model would say if it ended there.
-    """
+    """T ids -> [(stage, what it makes of them), ...], as GPT.forward does, with the logit lens."""
     cos, sin, x = model.cos[:len(ids)], model.sin[:len(ids)], model.embd(torch.tensor(ids))
-    def lens(x):                                             # (T, C) -> (T, V)
+    def lens(x):                                             # (T, C) -> (T, V): if it ended here
         return F.linear(model.norm(x), model.embd.weight).softmax(-1)
     stages = [("embeddings", x), ("next?", lens(x))]
     for n, block in enumerate(model.blocks, 1):
         attn, h = block.attn, block.attn_norm(x)
-        q, k, v = (proj(h).view(len(ids), -1, attn.hs).transpose(0, 1)
+        q, k, v = (proj(h).view(len(ids), -1, attn.hs).transpose(0, 1)         # (nh or nkv, T, hs)
                    for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k = rotate(attn.q_norm(q), cos, sin), rotate(attn.k_norm(k), cos, sin)
-        stages += [(f"block {n} query", q), ("key", k), ("value", v)]  # (nh or nkv, T, hs)
-        scores = q @ k.repeat_interleave(len(q) // len(k), dim=0).mT / attn.hs ** 0.5
-        heads = (scores + torch.full_like(scores, -math.inf).triu(1)).softmax(-1)
-        stages += [(f"head {head} looks at", weights) for head, weights in enumerate(heads, 1)]
-        gathered = attn(h[None], cos, sin)[0]
+        scores = q @ k.repeat_interleave(attn.nh // attn.nkv, dim=0).mT / attn.hs ** 0.5
+        maps = (scores + torch.full_like(scores, -math.inf).triu(1)).softmax(-1)        # (nh, T, T)
+        gathered = attn(h[None], cos, sin)[0]                # a fused kernel, which shows no maps
         thought = block.mlp(block.mlp_norm(x + gathered))
         x = x + gathered + thought
-        stages += [("+ attention", gathered), ("+ mlp", thought), ("= x", x), ("next?", lens(x))]
+        stages += [(f"block {n} query", q), ("key", k), ("value", v),
+                   *((f"head {head} looks at", weights) for head, weights in enumerate(maps, 1)),
+                   ("+ attention", gathered), ("+ mlp", thought), ("= x", x), ("next?", lens(x))]
     logits = model(torch.tensor([ids]))[0]                   # (T, V)
     return [*stages, ("norm", model.norm(x)), ("logits", logits), ("softmax", logits.softmax(-1))]
 
@@ -1379,113 +1377,94 @@ def explain(config):
     ids = tokenizer.encode(config.explain).tolist()[-min(24, model.config.block_size):]
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    vocab, stages = [*map(visible, tokenizer.pieces)], walk(model, ids)
-    data, names = config.explain.encode("utf-8", "surrogateescape"), [vocab[i] for i in ids]
-    def best(shares, names):
-        top = zip(*shares.topk(min(5, len(shares))))
-        return " ".join(shade(f"{names[i]:>8} {share:4.0%}", share) for share, i in top)
+    vocab, data = [*map(visible, tokenizer.pieces)], os.fsencode(config.explain)
+    names, stages = [vocab[i] for i in ids], walk(model, ids)
     print(f"{'text':16}{visible(data)}\n{'UTF-8 bytes':16}{data.hex(' ')}")
     print(f"{'tokens, ids':16}the last {len(ids)}:", *map("{} {} ".format, names, ids))
     print(f"\nFrom here on every token has its own row; shown is that of the last, {names[-1]}\n")
     for stage, x in stages:
-        row = x[-1] if x.dim() == 2 else x[0, -1]            # of several heads the first one's
-        numbers = "  ".join(f"{number:+.2f}" for number in row[:6])
-        shown = (best(row, names) if "looks" in stage else
-                 best(row, vocab) + "\n" if stage in ("next?", "softmax") else
-                 f"{numbers}  ...  length {row.norm():.1f}")
-        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}")
+        row = x.flatten(0, -2)[len(ids) - 1]                 # of several heads the first one's
+        shown = "  ".join(map("{:+.2f}".format, row[:6])) + f"  ...  length {row.norm():.1f}"
+        if "looks" in stage or stage in ("next?", "softmax"):
+            among, best = names if "looks" in stage else vocab, row.topk(min(5, len(row)))
+            shown = " ".join(shade(f"{among[i]:>8} {share:4.0%}", share) for share, i in zip(*best))
+        end = "\n\n" if stage == "next?" else "\n"
+        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}", end=end)
     picture(os.path.join(config.out_dir, "gpt", "explain.png"), draw_walk, names, stages, vocab)
 
 def draw_walk(figure, names, stages, vocab):
     """A map for each head (row) of each layer (column), below them the logit lens."""
     maps = [weights for stage, weights in stages if "looks" in stage]
     shares, best = torch.stack([p for stage, p in stages if stage == "next?"]).max(-1)
-    T, n_layer, nh = len(names), len(best) - 1, len(maps) // (len(best) - 1)
-    side, height = max(1.8, 0.14 * T), 0.32 * n_layer + 1.3  # inches of a map, of the table
-    figure.set_size_inches(max(side * n_layer + 1, 0.62 * T + 2), side * nh + height + 0.8)
-    figure.suptitle("attention: how much a row's token looks at those of the columns", fontsize=10)
-    grid = figure.add_gridspec(nh + 1, n_layer, height_ratios=[side] * nh + [height])
-    future = torch.full((T, T), math.nan).triu(1)            # is not looked at: grey
-    for n, weights in enumerate(maps):
-        layer, head = divmod(n, nh)
-        axes = figure.add_subplot(grid[head, layer], facecolor="0.93")
-        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
-        heat_map(axes, weights + future, names if layer == 0 else [""] * T,
-                 names if head == nh - 1 else [""] * T)
-    axes = figure.add_subplot(grid[nh, :])
-    axes.set_title("logit lens: which token is likeliest to come next, at each depth", fontsize=10)
-    depths = ["embeddings", *(f"after layer {n + 1}" for n in range(n_layer))]
-    image = heat_map(axes, shares, depths, names, [[vocab[i] for i in row] for row in best])
-    axes.tick_params(axis="x", rotation=0 if T <= 16 else 90)
-    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="attention weight, probability")
+    depths = ["embeddings", *(f"after layer {n}" for n in range(1, len(best)))]
+    n_layer, nh = len(best) - 1, len(maps) // (len(best) - 1)
+    figure.set_size_inches(max(3 * n_layer, 0.6 * len(names)) + 1, 3 * nh + 0.35 * n_layer + 2)
+    upper, lower = figure.subfigures(2, height_ratios=[3 * nh, 0.35 * n_layer + 2])
+    upper.suptitle("attention: how much a row's token looks at those of the columns")
+    panels = upper.subplots(nh, n_layer, sharex=True, sharey=True, squeeze=False)
+    future = torch.full((len(names), len(names)), math.nan).triu(1)    # is not looked at: grey
+    for n, (axes, weights) in enumerate(zip(panels.T.flat, maps)):
+        heat_map(axes, f"layer {n // nh + 1}, head {n % nh + 1}", weights + future, names, names)
+    image = heat_map(lower.subplots(), "logit lens: what is likeliest to come next, at each depth",
+                     shares, depths, names, [[vocab[i] for i in row] for row in best])
+    upper.colorbar(image, ax=panels, shrink=0.5, label="attention weight, probability")
 
 def curves(config):
-    """
-    -> training, the same smoothed, validation, [(step, bits per byte), ...], and {name: level} to
-    compare them with; of the run in out_dir, finished or at work
-    """
+    """-> {name: [(step, bits per byte), ...]}: levels to compare with, training, validation"""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
-    if not os.path.exists(at("gpt", "metrics.csv")):
-        raise UserError(f"no run in {config.out_dir}: `python gpt.py` trains one")
-    rows = [*rows_of(at("gpt", "metrics.csv"))]
+    rows = [*rows_of(at("gpt", "metrics.csv"))] if os.path.exists(at("gpt", "metrics.csv")) else []
     val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
-    if not val:
-        raise UserError("no evaluation yet: wait for the first")
-    bpb = val[0][1] / rows[0]["val_loss"]                    # of a nat per token, in training, too
-    train = [(row["step"], bpb * row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
+    train = [(row["step"], row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
+    if not (val and train):
+        raise UserError(f"nothing to draw in {config.out_dir} yet: `python gpt.py` trains a model")
+    bpb = torch.tensor([1.0, val[0][1] / rows[0]["val_loss"]])         # of a nat per token
+    parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # 60 means: steps are noisy
     for name in "bigram_counts", "bigram_nn":
         if os.path.exists(at(name, "result.json")):
             levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
-    parts = torch.tensor(train).split(math.ceil(len(train) / 60))
-    return train, [part.mean(0).tolist() for part in parts], val, levels
+    steps = torch.linspace(0, rows[-1]["step"], 60).tolist()
+    lines = {name: [(step, level) for step in steps] for name, level in levels.items()}
+    return {**lines, "training": [(bpb * part.mean(0)).tolist() for part in parts], "validation": val}
 
 @plainly
 def plot(config):
     """Draws the curves of the run in out_dir: in text, and as a picture."""
-    train, smooth, val, levels = curves(config)
-    print(f"bits per byte: ● validation, {val[-1][1]:.3f} at step {val[-1][0]:.0f}; • training")
-    print(*chart(smooth, val, levels), sep="\n")
-    picture(os.path.join(config.out_dir, "curves.png"), draw_curves, train, smooth, val, levels)
+    lines = curves(config)
+    print("bits per byte", *chart(lines), sep="\n")
+    picture(os.path.join(config.out_dir, "curves.png"), draw_curves, lines)
 
-def chart(train, val, levels, width=60, height=13):
-    """-> lines of text, on a log scale"""
-    values = [value for _, value in train + val] + [*levels.values()]
-    top, bottom, last = max(values), 0.99 * min(values), max(1, train[-1][0], val[-1][0])
-    scale = [top * (bottom / top) ** (n / (height - 1)) for n in range(height)]
-    lines = {y: [" "] * width for y in scale}
-    def line(value):
-        return lines[min(scale, key=lambda y: abs(math.log(y / value)))]
-    for name, level in levels.items():
-        line(level)[:width] = "─" * width
-        line(level).append(f" {name} {level:.3f}")
-    for mark, points in ("•", train), ("●", val):
+def chart(lines, width=60, height=13):
+    """{name: [(step, value), ...]} -> text, on a log scale; the name stands where the line ends"""
+    steps, values = zip(*itertools.chain(*lines.values()))
+    last, top = max(1, *steps), max(values)
+    ratio = (0.99 * min(values) / top) ** (1 / (height - 1)) # of each row to the one above
+    rows = [[" "] * width for _ in range(height)]
+    for name, points in lines.items():
+        mark = {"training": "•", "validation": "●"}.get(name, "─")
         for step, value in points:
-            line(value)[round((width - 1) * step / last)] = mark
-    lines = [f"{y:6.2f} │" + "".join(cells).rstrip() for y, cells in lines.items()]
-    return [*lines, f"step 0 └{'─' * width}┘ {last:,.0f}"]
+            row = rows[round(math.log(value / top, ratio))]
+            row[round((width - 1) * step / last)] = mark
+        row.append(f" {name} {value:.3f}")
+    rows = [f"{top * ratio ** n:6.2f} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
+    return [*rows, f"step 0 └{'─' * width}┘ {last:,.0f}"]
 
-def draw_curves(figure, train, smooth, val, levels):
+def draw_curves(figure, lines):
     figure.set_size_inches(8, 4.5)
     axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
-    axes.plot(*zip(*train), color="C0", alpha=0.2, linewidth=0.8)
-    axes.plot(*zip(*smooth), color="C0", label="training, smoothed")
-    axes.plot(*zip(*val), "o-", color="C1", markersize=4, label=f"validation, now {val[-1][1]:.3f}")
-    for (name, level), lift in zip(levels.items(), (0.96, 1.04, 0.96)):        # two are equal
-        axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
-        axes.text(val[-1][0], level * lift, f"{name} {level:.3f}", color="0.4", ha="right",
-                  va="center")
+    for name, points in reversed(lines.items()):
+        style = {"training": "-", "validation": "o-"}.get(name, "--")
+        axes.plot(*zip(*points), style, markersize=4, label=f"{name} {points[-1][1]:.3f}")
     axes.yaxis.set_minor_formatter("{x:g}")                  # 2, 3, ... 8
     axes.grid(alpha=0.2, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9))
+    axes.legend(frameon=False)
 
 def by_heart(text, known, least=20):
     """-> {at, ...}: where text has so much of `known` word for word; the longest such stretch"""
     marked, longest, start = set(), "", 0
     for end in progress("characters looked up:", range(least, len(text) + 1)):
         while end - start >= least and text[start:end] not in known:
-            half = end - least // 2                          # if it is new, so is all that holds it
-            start = start + 1 if text[half:end] in known else half + 1
+            start += 1
         if end - start >= least:
             marked.update(range(start, end))
             longest = max(longest, text[start:end], key=len)
@@ -1494,10 +1473,8 @@ def by_heart(text, known, least=20):
 def recite(model, tokenizer, config):
     """Prints three samples, and marks in them what the training text has word for word."""
     known, longest = EOT.join(split(read(config.input))[0]), ""
-    config, newline = replace(config, max_new_tokens=100), tokenizer.encode("\n").tolist()
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(3):
-        text = "".join(generate(model.reader(), tokenizer, config, newline, generator))
+    for n in range(3):
+        text = json.loads(taste(model, tokenizer, replace(config, seed=config.seed + n), 100))
         marked, stretch = by_heart(text, known)
         longest = max(longest, stretch, key=len)
         text = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
@@ -1506,10 +1483,12 @@ def recite(model, tokenizer, config):
             part = "".join(text[at] for at in places)
             print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-    shown = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}" if longest else "none"
-    print("-" * 20 + f"\nmarked: 20 characters or more that the training text has word for word; {shown}")
+    shown = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}"
+    print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word;",
+          shown if longest else "none")
 
-METHOD = "bayes"                                             # of a W&B sweep; or random
+SWEEP = {"method": "bayes", "metric": {"name": "val_bpb", "goal": "minimize"},
+         "early_terminate": {"type": "hyperband", "min_iter": 3}}      # stops what is hopeless
 SPACE = {                                                    # what is searched, unless typed
     "n_layer": [2, 3, 4, 6], "n_head": [1, 2, 4], "n_embd": [64, 128, 192, 256, 384],
     "block_size": [64, 128, 256], "batch_size": [4, 8, 12, 16, 24, 32],
@@ -1518,17 +1497,14 @@ SPACE = {                                                    # what is searched,
     "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": [0.03, 0.05, 0.1, 0.2, 0.4]}
 
 def trial(config, search, loaded, name, settings, report=None):
-    """
-    Trains for trial_seconds in a folder of its own -> its row of the table, which alone stays and
-    is not made again. Twenty steps show how many fit: so each learning rate comes down to zero.
-    """
-    folder = os.path.join(config.out_dir, "tune", checksum([search, settings]))
+    """Trains for trial_seconds -> its row of the table, all that stays; it is not made again."""
+    folder = f"{search}-{checksum(settings)}"
     if os.path.exists(folder + ".json"):
         return json.loads(read(folder + ".json")[0])
-    print(f"\n--- trial {name} of {config.tune}: {settings}")
+    print(f"\n--- trial {name} of {config.tune}, {config.trial_seconds} s: {settings}")
     c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off")
     try:
-        train.__wrapped__(replace(c, max_steps=20), loaded)  # its UserError is for us
+        train.__wrapped__(replace(c, max_steps=20), loaded)  # shows how many steps fit
         ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
         steps = max(20, int(1000 * config.trial_seconds / ms[10]))
         settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
@@ -1550,19 +1526,17 @@ def sweep(config, search, space, run_trial):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     wandb, _ = import_wandb(config)
     os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT", "shebang")
-    path = os.path.join(config.out_dir, "tune", checksum(search) + ".sweep")
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
             run.summary.update(run_trial(run.id, dict(run.config), run.log))
     def done():
-        runs = wandb.Api().sweep(f"{project}/{ident}").runs
-        return [{**run.config, **run.summary} for run in runs if "trial" in run.summary]
+        summaries = (run.summary for run in wandb.Api().sweep(f"{project}/{ident}").runs)
+        return [dict(row) for row in summaries if "trial" in row]
     try:
-        ident = config.sweep or os.path.exists(path) and read(path)[0] or wandb.sweep({
-            "method": METHOD, "metric": {"name": "val_bpb", "goal": "minimize"},
-            "parameters": {name: {"values": values} for name, values in space.items()},
-            "early_terminate": {"type": "hyperband", "min_iter": 3}}, project=project)
-        write(path, ident.encode())
+        parameters = {name: {"values": values} for name, values in space.items()}
+        ident = config.sweep or os.path.exists(search) and read(search)[0]
+        ident = ident or wandb.sweep(SWEEP | {"parameters": parameters}, project=project)
+        write(search, ident.encode())
         print(f"others join with  python gpt.py --tune {config.tune} --sweep {ident}")
         if (left := config.tune - len(done())) > 0:
             wandb.agent(ident, follow, project=project, count=left)
@@ -1577,16 +1551,16 @@ def tune(config):
     loaded = load_data(config, tokenizer, max(SPACE["block_size"]))
     typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
     space = {name: values for name, values in SPACE.items() if name not in typed}
-    search = [typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds]
+    search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
+    search = os.path.join(config.out_dir, "tune", search)
     run_trial = functools.partial(trial, config, search, loaded)
     if config.sweep or online(config):
         rows = sweep(config, search, space, run_trial)
     else:
         rows = []
-        for n in progress("trials done:", range(config.tune)):         # trial n: a function of (seed, n)
-            rng = random.Random(mix(config.seed, n))
-            settings = {name: rng.choice(values) for name, values in space.items()}
-            rows.append(run_trial(n + 1, settings))
+        for n in progress("trials done:", range(1, config.tune + 1)):
+            rng = random.Random(mix(config.seed, n))         # trial n is a function of (seed, n)
+            rows.append(run_trial(n, {name: rng.choice(values) for name, values in space.items()}))
     rows = sorted((row for row in rows if "max_steps" in row), key=lambda row: row["val_bpb"])
     if not rows:
         raise UserError("no trial came to its end: why is said above")
@@ -1594,9 +1568,9 @@ def tune(config):
     for row in [{}, dict(zip(names, names)), *rows]:
         print(*(str(row.get(name, ""))[:12].rjust(max(8, len(name))) for name in names))
     best = typed | {name: rows[0][name] for name in [*space, "max_steps", "eval_every"]}
+    best["out_dir"] = os.path.join(config.out_dir, "best")
     flags = (f"--{name.replace('_', '-')}={value}" for name, value in best.items())
-    folder = os.path.join(config.out_dir, "best")
-    print("\nthe best:", shlex.join(["python", "gpt.py", "--out-dir", folder, *flags]))
+    print("\nthe best:", shlex.join(["python", "gpt.py", *flags]))
 
 # -----------------------------------------------------------------------------
 # main

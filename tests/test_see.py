@@ -120,8 +120,7 @@ def test_a_notebook_shows_the_picture(gpt, monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(gpt.builtins, "__IPYTHON__", True, raising=False)
     monkeypatch.setattr(IPython.display, "display", shown.append)
-    points = [(0, 4.0), (9, 2.0)]
-    gpt.picture(str(tmp_path / "a.png"), gpt.draw_curves, points, points, points, {})
+    gpt.picture(str(tmp_path / "a.png"), gpt.draw_curves, {"validation": [(0, 4.0), (9, 2.0)]})
     assert [image.data for image in shown] == [(tmp_path / "a.png").read_bytes()] and is_drawn(tmp_path / "a.png")
 
 # -----------------------------------------------------------------------------
@@ -189,27 +188,31 @@ def test_curves_of_half_a_csv(gpt, shop, torn, monkeypatch):
         patch.setattr(gpt, "picture", lambda *what: drawn.extend(what[2:]))
         patch.setattr(gpt.sys, "exit", lambda status: None)
         gpt.plot(gpt.Config(out_dir=str(shop.path / "out")))
-    train, smooth, val, levels = drawn
-    assert [tuple(point) for point in smooth] == [(step, pytest.approx(value)) for step, value in train]
-    assert train == [(0, pytest.approx(4.0)), (1, pytest.approx(10 / 3)), (3, pytest.approx(2.0))]
-    assert val == [(0, 4.0), (3, 2.2)] and levels == {"raw bytes": 8.0, "bigram_counts": 2.5}
+    lines, = drawn
+    assert [*lines] == ["raw bytes", "bigram_counts", "training", "validation"]
+    assert lines["training"] == [[0, pytest.approx(4.0)], [1, pytest.approx(10 / 3)], [3, pytest.approx(2.0)]]
+    assert lines["validation"] == [(0, 4.0), (3, 2.2)]
+    for name, level in ("raw bytes", 8.0), ("bigram_counts", 2.5):
+        steps, values = zip(*lines[name])
+        assert {*values} == {level} and steps[0] == 0 and steps[-1] >= 3 and steps == tuple(sorted(steps))
     shown = shop.ok("gpt.py", "--plot")
     assert len(shown.splitlines()) <= 18 and not CONTROL.search(shown) and max(map(len, shown.splitlines())) <= 100
-    assert "● validation, 2.200 at step 3" in shown and "raw bytes 8.000" in shown and "bigram_counts 2.500" in shown
+    assert all(f" {end}" in shown for end in ("validation 2.200", "training 2.000", "raw bytes 8.000", "bigram_counts 2.500"))
     assert is_drawn(shop.path / "out/curves.png")
 
 def test_where_the_chart_puts_things(gpt):
-    levels = {"eight": 8.0, "four": 4.0, "three": 3.95}
-    lines = gpt.chart([[0, 8.0], [100, 2.0]], [(0, 4.0), (100, 2.0)], levels, width=10, height=9)
+    levels = {name: [(step, level) for step in range(101)] for name, level in (("eight", 8.0), ("four", 4.0), ("three", 3.95))}
+    lines = gpt.chart({**levels, "training": [[0, 8.0], [100, 2.0]], "validation": [(0, 4.0), (100, 2.0)]}, width=10, height=9)
     assert len(lines) == 10 and lines[-1].split("└")[0] == "step 0 " and lines[-1].endswith(" 100")
     body = [line.split("│")[1] for line in lines[:9]]
     assert [row for row, line in enumerate(body) if "●" in line] == [4, 8]     # 4 is half way from 8 to 2
     assert body[4][0] == "●" and body[8][9] == "●"
     assert body[0].endswith("eight 8.000") and body[4].endswith("four 4.000 three 3.950")
-    assert body[0][0] == "•" and body[0][1] == "─"
+    assert body[8].endswith("training 2.000 validation 2.000")
+    assert body[0][0] == "•" and body[0][1:10] == body[4][1:10] == "─" * 9 and body[2] == ""
     values = [float(line[:6]) for line in lines[:9]]
     assert values == sorted(values, reverse=True) and values[0] == 8 and 1.9 < values[-1] < 2
-    assert gpt.chart([[0, 8.0]], [(0, 8.0)], {"raw bytes": 8.0})     # after the first evaluation: nothing else is there yet
+    assert gpt.chart({"raw bytes": [(0, 8.0)], "training": [[0, 8.0]], "validation": [(0, 8.0)]})      # after the first evaluation: nothing else is there yet
 
 def test_curves_are_means(gpt, shop, monkeypatch):
     rows = "".join(f"{n},{4 + n % 2},0.1,1,1,5,5,5,{'4.0,4.0' if not n else ','}\n" for n in range(120))
@@ -218,7 +221,7 @@ def test_curves_are_means(gpt, shop, monkeypatch):
     monkeypatch.setattr(gpt, "picture", lambda *what: drawn.extend(what[2:]))
     monkeypatch.setattr(gpt.sys, "exit", lambda status: None)
     gpt.plot(gpt.Config(out_dir=str(shop.path / "out")))
-    assert len(drawn[0]) == 120 and drawn[1] == [[2 * n + 0.5, 4.5] for n in range(60)]
+    assert drawn[0]["training"] == [[2 * n + 0.5, 4.5] for n in range(60)]
 
 def test_curves_while_it_trains_and_before(shop):
     assert "trains one" in shop.fails("gpt.py", "--plot")
@@ -229,7 +232,7 @@ def test_curves_while_it_trains_and_before(shop):
     assert running.wait().returncode == 143
     for nothing in ("", HEAD, HEAD + "0,5.0,0.1,1,1,5"):
         shop.write("none/gpt/metrics.csv", nothing)
-        assert "no evaluation" in shop.fails("gpt.py", "--plot", "--out-dir", "none")
+        assert "nothing to draw" in shop.fails("gpt.py", "--plot", "--out-dir", "none")
 
 # -----------------------------------------------------------------------------
 # what is known by heart
@@ -374,7 +377,7 @@ def test_trials_that_fail(shop):
 @pytest.mark.skipif(not KEY, reason="no W&B server: WANDB_BASE_URL and WANDB_API_KEY name one")
 def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
     home = {**ONLINE, "HOME": str(tmp_path), "WANDB_PROJECT": "shebang-sweeps"}           # others count the runs in theirs
-    patch = SMALL + "; METHOD = 'random'"
+    patch = SMALL + "; SWEEP.update(method='random')"
     first = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)
     assert first.returncode == 0, first
     ident = re.search(r"others join with  python gpt.py --tune 2 --sweep (\S+)", first.stdout).group(1)
