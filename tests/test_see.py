@@ -224,7 +224,7 @@ def test_curves_are_means(gpt, shop, monkeypatch):
     assert drawn[0]["training"] == [[2 * n + 0.5, 4.5] for n in range(60)]
 
 def test_curves_while_it_trains_and_before(shop):
-    assert "trains one" in shop.fails("gpt.py", "--plot")
+    assert "nothing to draw" in shop.fails("gpt.py", "--plot")
     running = shop.start("gpt.py", *TINY, "--max-steps", 100_000)
     running.until("step     30")
     assert "validation" in shop.ok("gpt.py", "--plot")
