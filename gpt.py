@@ -617,7 +617,7 @@ FILES = ["model.pt", "metrics.csv", "result.json"]
 STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied in this order
 
 def connect(config):
-    """-> W&B's API. None: it is not to be asked, as there is no key, or --wandb is not auto."""
+    """-> W&B's API. None: it is not to be asked, without a key or the package, or --wandb auto."""
     if config.wandb not in ("auto", "offline", "off"):
         raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
@@ -634,7 +634,7 @@ def connect(config):
     try:
         return wandb.Api(timeout=8)                          # it asks who we are
     except Exception as error:                               # theirs, of any kind
-        raise OSError(f"{url} does not answer, or not us: {brief(error)}") from None
+        raise OSError(f"{url} does not answer, or refuses the key: {brief(error)}") from None
 
 def run_path(config, text=""):
     """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
@@ -800,16 +800,14 @@ def upload(config):
         at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
         last = config.tokenizer if stage == "tokenizer" else at("result.json")
         sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
-        if not os.path.exists(last):
-            continue
-        known = os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(last)
-        if known and read(sent)[0] in ("online", mode):
+        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
+        if not made or made <= told and read(sent)[0] in ("online", mode):
             continue
         rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
         if stage == "tokenizer":
-            made = Tokenizer.load(last)
-            what = {"text": fingerprint(read(config.input)), "tokenizer": made.fingerprint}
-            notes = {"pattern": made.pattern, "vocab_size": made.vocab_size}
+            tokenizer = Tokenizer.load(last)
+            what = {"text": fingerprint(read(config.input)), "tokenizer": tokenizer.fingerprint}
+            notes = {"pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
         elif stage == "gpt":
             saved, _ = load([at("state.pt")], "gpt", config, ANEW)
             what, notes = about(saved), {"step": saved["step"]}
