@@ -16,9 +16,11 @@ gpt.py: a transformer, from a text and a tokenizer to one that speaks.
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
 that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
 """
-import argparse, builtins, codecs, copy, csv, ctypes, functools, glob, hashlib, io, itertools, json, math, netrc
-import os, pickle, random, re, shlex, shutil, signal, sys, tempfile, threading, time, urllib.request, warnings, zlib
+import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib, importlib.util
+import io, itertools, json, math, netrc, os, pickle, random, re, shlex, shutil, signal, sys, tempfile, threading
+import time, urllib.parse, warnings, zlib
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
@@ -596,83 +598,73 @@ def speak(new_reader, tokenizer, config):
 # tracking: Weights & Biases gets what is written in out_dir, and never holds it up
 
 MODELS = ["bigram-counts", "bigram-nn", "bigram-nn-64", "gpt"]
+FILES = ["model.pt", "metrics.csv", "result.json"]
 STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied in this order
 
-def online(config):
-    """Does W&B answer? None: it is not to be asked, as there is no key, or --wandb is not auto."""
+def connect(config):
+    """-> W&B's API. None: it is not to be asked, without a key or the package, or --wandb auto."""
     if config.wandb not in ("auto", "offline", "off"):
         raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
+    os.environ.pop("WANDB_SERVICE", None)                    # a notebook's that runs !python gpt.py
+    wanted = config.wandb == "auto" and os.environ.get("WANDB_MODE", "online") == "online"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    key, answers = os.environ.get("WANDB_API_KEY"), []
-    try:
-        found = netrc.netrc(os.environ.get("NETRC"))         # where `wandb login` keeps it
-        key = key or found.authenticators(urllib.parse.urlsplit(url).netloc)
-    except (OSError, netrc.NetrcParseError):
-        pass
-    if not key or config.wandb != "auto" or os.environ.get("WANDB_MODE", "online") != "online":
+    key = os.environ.get("WANDB_API_KEY")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
+        saved = netrc.netrc(os.environ.get("NETRC"))
+        key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
+    if not (wanted and key and importlib.util.find_spec("wandb")):
         return None
-    def ask():
-        try:
-            answers.append(urllib.request.urlopen(url, timeout=8).close())
-        except (OSError, ValueError) as error:               # a refusal is an answer, too
-            answers.extend(word for word in ("HTTP Error", "CERTIFICATE") if word in str(error))
-    asking = threading.Thread(target=ask, daemon=True)       # to look up a name has no timeout
-    asking.start()
-    asking.join(8)
-    return bool(answers)
-
-def import_wandb(config):
-    """-> the package, told to keep its files in out_dir and its talk to itself, and that folder"""
-    folder = os.path.join(os.path.abspath(config.out_dir), "wandb")
-    os.makedirs(folder, exist_ok=True)
-    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false", WANDB_DATA_DIR=folder)
-    if "wandb" not in sys.modules:
-        os.environ.pop("WANDB_SERVICE", None)                # a notebook's that runs !python gpt.py
     import wandb
-    return wandb, folder
+    try:                                                     # it asks who we are; but to look up a
+        asking = ThreadPoolExecutor(1).submit(wandb.Api, timeout=8)    # name knows no timeout
+        return asking.result(timeout=12)
+    except Exception as error:                               # theirs, of any kind
+        raise OSError(f"{url} does not answer, or refuses the key: {brief(error)}") from None
 
 def run_path(config, text=""):
-    """-> [entity/]project, run: by default the text's file name and 6 digits of its fingerprint"""
+    """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
     stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
     name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
     if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
         raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
                         "[entity/]project/ may stand before it")
-    where, _, name = name.rpartition("/")
-    return where or os.environ.get("WANDB_PROJECT", "shebang"), name
+    return name if "/" in name else os.environ.get("WANDB_PROJECT", "shebang") + "/" + name
+
+def decide(config, **values):
+    """-> config with these values, as if they had been typed"""
+    decided = replace(config, **values)
+    decided.typed = given(config) | values.keys()
+    return decided
 
 def brief(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
 def rows_of(path, written=None):
     """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
+    line, last = "", False
     with open(path, encoding="utf-8") as f:
-        names, line = f.readline().strip().split(","), ""
-        while True:
-            last = not written or written.is_set()
-            line += f.readline()
-            if line.endswith("\n"):
-                cells, line = next(csv.reader([line])), ""
-                yield {name: cell if name == "sample" else float(cell)
-                       for name, cell in zip(names, cells) if cell}
-            elif last:
-                return
-            else:
-                written.wait(0.5)
+        names = f.readline().strip().split(",")
+        while not last:
+            last = not written or written.wait(0.5)          # then all is there
+            for part in f:
+                line += part
+                if line.endswith("\n"):
+                    cells, line = next(csv.reader([line])), ""
+                    yield {name: cell if name == "sample" else float(cell)
+                           for name, cell in zip(names, cells) if cell}
 
 class Track:
     """
-    A thread that makes a run at W&B of one stage: its rows are the history, its outputs
-    {name: {file: path}} artifacts, of which the last version stays, its inputs those it uses.
-    Without a key all is recorded in out_dir/wandb. What fails is one line, and --upload sends it
-    later. about: what tells this run from others of its stage; notes: what else to know.
+    A thread that makes a run at W&B of one stage: its rows are the history, the files it writes are
+    artifacts, of which the last version stays, as are those it reads. Without a key all is recorded
+    in out_dir/wandb. What fails is one line, and --upload sends it later.
+    about: what tells this run from others of its stage; notes: what else to know.
     """
-    def __init__(self, config, stage, about, notes, rows, outputs, inputs):
+    def __init__(self, config, stage, about, notes, rows):
         self.config, self.stage, self.about, self.notes = config, stage, about, notes
-        self.rows, self.outputs, self.inputs = rows, outputs, inputs
-        self.where, self.name = run_path(config, about["text"])
-        self.id = f"{self.name}-{stage}-{checksum(about)[:6]}"
+        self.rows, self.path = rows, run_path(config, about["text"])
         self.thread = threading.Thread(target=self.follow, daemon=True)
         if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
             self.thread.start()
@@ -689,21 +681,13 @@ class Track:
 
     def follow(self):
         try:
-            self.wandb, folder = import_wandb(self.config)
-            self.staging = os.path.join(folder, "staging-" + self.stage)
-            os.environ["WANDB_DATA_DIR"] = self.staging
-            for old in [self.staging, *glob.glob(f"{glob.escape(folder)}/*run-*-{self.id}")]:
-                shutil.rmtree(old, ignore_errors=True)       # all is sent, or recorded, anew
-            self.run = self.open()
+            run = self.open()
             try:
-                self.send()
+                self.send(run, *artifacts(self.config, self.stage))
             finally:
-                self.run.finish()
-            mode = "offline" if self.run.offline else "online"
-            write(os.path.join(folder, "sent-" + self.stage), mode.encode())
-            if self.run.offline:
-                print("W&B: recorded. With a key, `bash run.sh` sends it, as does  wandb sync",
-                      shlex.quote(self.run.sync_dir))
+                run.finish()
+            mode = "offline" if run.offline else "online"
+            write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
         except ImportError:
             print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
         except Exception as error:                           # theirs, of any kind
@@ -711,87 +695,68 @@ class Track:
                   file=sys.stderr)
 
     def open(self):
-        """-> a run, online where that is possible, else one that is recorded"""
-        *entity, project = self.where.split("/")
-        begin = functools.partial(
-            self.wandb.init, entity="".join(entity) or None, project=project, id=self.id,
-            name=self.stage, group=self.name, job_type=self.stage, reinit="create_new",
-            config={**self.about, **self.notes}, dir=os.path.abspath(self.config.out_dir),
-            settings=dict(console="off", init_timeout=15, finish_timeout=20,
-                          finish_timeout_raises=True))
-        answer = online(self.config)
-        try:
-            if answer is False:
-                raise OSError("it does not answer")
-            if answer:
-                self.api = self.wandb.Api(timeout=20)
-                try:
-                    if self.api.run(f"{self.where}/{self.id}").state == "running":
-                        print("W&B: this run seems alive elsewhere (so does a killed one, "
-                              "for minutes)", file=sys.stderr)
-                except (ValueError, self.wandb.CommError):
-                    pass                                     # a new one
-                run = begin(mode="online", resume="allow")
-                print(f"W&B: {run.url}")
-                return run
-        except Exception as error:                           # a refused key, for one
-            print(f"W&B: {brief(error)}", file=sys.stderr)
-            self.wandb.teardown()                            # else "run ID ... is in use"
-        print(f"W&B: recording in {self.config.out_dir}/wandb; `wandb leet` shows it")
-        return begin(mode="offline")
+        """-> a run, online if there is a key, else one that is recorded"""
+        api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
+        import wandb
+        *entity, project, name = self.path.split("/")
+        run_id = f"{name}-{self.stage}-{checksum(self.about)[:6]}"
+        staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
+        for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
+            shutil.rmtree(old, ignore_errors=True)           # all is sent, or recorded, anew
+        with contextlib.suppress(ValueError, wandb.CommError):         # there is none yet
+            if api and api.run("/".join([*entity, project, run_id])).state == "running":
+                print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)",
+                      file=sys.stderr)
+        run = wandb.init(
+            mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
+            entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
+            job_type=self.stage, config=self.about | self.notes, reinit="create_new", settings=dict(
+                console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
+        print("W&B:", run.url or "recording, `wandb leet` shows it; with a key `bash run.sh` sends "
+              "it, as does  wandb sync " + shlex.quote(run.sync_dir))
+        return run
 
-    def send(self):
-        run, samples, sent, uploading = self.run, [], time.time(), threading.Thread()
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        for name, files in self.inputs.items() if not run.offline else ():
-            path = f"{self.where}/{self.name}-{name}:latest"
-            key = "text" if name == "data" else name
-            if (self.api.artifact_exists(path)
-                    and self.api.artifact(path).metadata[key] == self.about[key]):
-                run.use_artifact(path)
-            else:
-                self.put({name: files})
+    def send(self, run, outputs, inputs):
+        import wandb
+        samples, sent = [], time.time()
+        if not run.offline:                                  # what W&B has is not sent again
+            self.put(run, run.use_artifact, inputs)
         for row in self.rows:
             step, said = int(row["step"]), row.pop("sample", None)
             samples += [[step, json.loads(said)]] if said else []
             if step >= run.starting_step:                    # what a killed session sent is there
                 run.log(row, step=step)
-            due = time.time() - sent > 60 * self.config.upload_minutes
-            if due and not run.offline and not uploading.is_alive():
-                sent, uploading = time.time(), threading.Thread(target=self.upload, daemon=True)
-                uploading.start()                            # it can take minutes
-        if not run.offline and not online(self.config):
-            raise OSError("it does not answer any more")
-        if uploading.is_alive():
-            uploading.join()
-        self.put(self.outputs)
+            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
+                try:
+                    self.put(run, run.log_artifact, outputs)
+                except Exception as error:                   # the next one, perhaps
+                    print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
+                sent = time.time()
+        self.put(run, run.log_artifact, outputs)
         if samples and step >= run.starting_step:
-            shown = {"samples": self.wandb.Table(columns=["step", "sample"], data=samples)}
+            shown = {"samples": wandb.Table(columns=["step", "sample"], data=samples)}
             file = os.path.join(self.config.out_dir, "curves.png")
             picture(file, draw_curves, curves(self.config))
-            run.log(shown | ({"curves": self.wandb.Image(file)} if os.path.exists(file) else {}), step=step)
+            if os.path.exists(file):
+                shown["curves"] = wandb.Image(file)
+            run.log(shown, step=step)
 
-    def upload(self):
-        try:
-            self.put(self.outputs)
-        except Exception as error:                           # the next one, perhaps
-            print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
-
-    def put(self, artifacts):
+    def put(self, run, publish, artifacts):
         """New versions; once one is safe, the older ones go: storage does not grow."""
+        import wandb
+        if not run.offline:
+            connect(self.config)                             # raises where an upload would hang
         for name, files in artifacts.items():
             kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-            path = f"{self.name}-{name}"
-            artifact = self.wandb.Artifact(path, kind, metadata={**self.about, **self.notes})
-            for inside, file in files.items():
-                if os.path.exists(file):
-                    artifact.add_file(file, inside, skip_cache=True)
-            logged = self.run.log_artifact(artifact, aliases=["latest", "best"])
-            if not self.run.offline:
-                logged.wait(600)
-                shutil.rmtree(self.staging, ignore_errors=True)
-                for old in self.api.artifacts(kind, f"{self.where}/{path}"):
+            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=self.about | self.notes)
+            for inside, path in files.items():
+                if os.path.exists(path):
+                    artifact.add_file(path, inside, skip_cache=True)
+            publish(artifact, aliases=["latest", "best"])
+            if not run.offline:
+                artifact.wait(600)
+                shutil.rmtree(os.environ["WANDB_DATA_DIR"], ignore_errors=True)
+                for old in artifact.collection.artifacts():
                     if "latest" not in old.aliases:
                         old.delete(delete_aliases=True)
 
@@ -802,121 +767,108 @@ def about(saved):
     decides |= {name: saved[name] for name in ("branch", "text", "tokenizer")}
     return {**decides, "origin": saved.get("origin") or checksum(decides)}       # that of step 0
 
-def artifacts(config):
-    """-> what a GPT writes, what it reads: {artifact: {file: path}}"""
-    at = functools.partial(os.path.join, config.out_dir, "gpt")
-    outputs = {"gpt-state": {name: at(name) for name in STATE}, "gpt": {"model.pt": at("model.pt")}}
+def artifacts(config, stage):
+    """-> what a stage writes, what it reads: {artifact: {its file: path}}"""
+    at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
     inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
     if config.tokenizer != "bytes":
         inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
-    return outputs, inputs
+    if stage == "tokenizer":
+        return inputs, {}
+    files = {"gpt-state": STATE, "gpt": ["model.pt"]} if stage == "gpt" else {stage: FILES}
+    return {name: {file: at(file) for file in files[name]} for name in files}, inputs
 
 def upload(config):
     """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
     config = fetch(config)                                   # what is further on there stays
-    (outputs, inputs), answer = artifacts(config), online(config)
-    for stage in [name for name in inputs if name != "data"] + MODELS:
+    mode = "online" if connect(config) else "offline"
+    for stage in ["tokenizer", *MODELS]:
         at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
         last = config.tokenizer if stage == "tokenizer" else at("result.json")
         sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
-        if not os.path.exists(last):
+        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
+        if not made or made <= told and read(sent)[0] in ("online", mode):
             continue
-        known = os.path.exists(sent) and os.path.getmtime(sent) >= os.path.getmtime(last)
-        if known and (not answer or read(sent) == ["online"]):
-            continue
+        rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
         if stage == "tokenizer":
-            made, text = Tokenizer.load(last), checksum(read(config.input))
-            what = ({"text": text, "tokenizer": made.fingerprint}, {"pattern": made.pattern},
-                    [{"step": 0, "vocab_size": made.vocab_size}], inputs, {})
+            tokenizer = Tokenizer.load(last)
+            what = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint}
+            notes = {"pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
         elif stage == "gpt":
             saved, _ = load([at("state.pt")], "gpt", config, ANEW)
-            what = about(saved), {"step": saved["step"]}, rows_of(at("metrics.csv")), outputs, inputs
+            what, notes = about(saved), {"step": saved["step"]}
         else:
-            result = json.loads(read(last)[0])
-            rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
-            rows += [{"step": len(rows), "val_loss": result["val_loss"], "val_bpb": result["val_bpb"]}]
-            files = {name: at(name) for name in ("model.pt", "metrics.csv", "result.json")}
-            what = result, {}, rows, {stage: files}, inputs
-        Track(config, stage, *what).end(3600)
+            what, notes = json.loads(read(last)[0]), {}
+            rows += [{"step": len(rows), "val_loss": what["val_loss"], "val_bpb": what["val_bpb"]}]
+        Track(config, stage, what, notes, rows).end(3600)
 
 def download(api, path, folder):
     """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
-    if not api.artifact_exists(path):
+    if not api.artifact_exists(path + ":latest"):
         return False
+    artifact = api.artifact(path + ":latest")
     os.makedirs(folder, exist_ok=True)
     for _ in range(2):
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as root:
-            artifact = api.artifact(path)
+        with (tempfile.TemporaryDirectory(dir=folder, prefix=".") as root,
+              contextlib.suppress(ValueError)):              # not what the digest says: once more
             artifact.download(root, skip_cache=True)
-            try:
-                artifact.verify(root)
-            except ValueError:                               # not what the digest says
-                continue
+            artifact.verify(root)
             for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
                 os.replace(os.path.join(root, name), os.path.join(folder, name))
             return True
-    raise UserError(f"{path} arrives damaged, twice: delete that version, or choose another --run")
+    raise OSError(f"{path} arrives damaged, twice: delete that version, or choose another --run")
 
 def fetch(config):
     """
     Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
     further on, with --fetch the other models, too. -> config, with the places where they are
     """
-    config, at = copy.copy(config), functools.partial(os.path.join, config.out_dir)
-    def decide(name, value):
-        setattr(config, name, value)
-        config.typed = given(config) | {name}
+    at, here = functools.partial(os.path.join, config.out_dir), {}
+    with contextlib.suppress(Exception):                     # none, or damaged
+        saved = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
+        here = {**about(saved), **saved["config"], "step": saved["step"]}
+    for name in {"run", "tokenizer", "input"} & here.keys() - given(config):
+        if name != "input" or find(here[name]):              # the text may have moved
+            config = decide(config, **{name: here[name]})
+    if not find(config.input) and find(at("data")):
+        config = decide(config, input=at("data"))
     try:
-        here = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
-        kept, mine = here["config"], {"origin": about(here)["origin"]}
-    except Exception:                                        # none, or damaged
-        here, kept = None, {}
-    for name in {"run", "tokenizer"} & kept.keys() - given(config):
-        decide(name, kept[name])
-    if "input" not in given(config) and find(kept.get("input", "")):
-        decide("input", kept["input"])
-    elif not find(config.input) and find(at("data")):
-        decide("input", at("data"))
-    answer = online(config)
-    if answer is None:
-        return config
-    path = "/".join(run_path(config)) + "-"
-    try:
-        if not answer:
-            raise OSError("it does not answer")
-        wandb, folder = import_wandb(config)
-        api, state = wandb.Api(timeout=20), path + "gpt-state:latest"
-        if not find(config.input) and download(api, path + "data:latest", at("data.tmp")):
+        if not (api := connect(config)):
+            return config
+        path = run_path(config)
+        if not find(config.input) and download(api, path + "-data", at("data.tmp")):
             os.rename(at("data.tmp"), at("data"))
-            decide("input", at("data"))
-        lacking = {name: at(name.replace("-", "_")) for name in MODELS if config.fetch}
+            config = decide(config, input=at("data"))
+        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in MODELS if config.fetch}
         if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
-            lacking["tokenizer"] = config.out_dir
-            decide("tokenizer", at("tokenizer.json"))
-        for name, place in lacking.items():
-            if (not os.path.exists(os.path.join(place, "model.pt"))
-                    and download(api, f"{path}{name}:latest", place)):
-                write(os.path.join(folder, "sent-" + name), b"online")
-        there = api.artifact(state).metadata if api.artifact_exists(state) else {}
-        if there and not here:                               # a name can go on with other settings
+            wanted["tokenizer"] = at("tokenizer.json")
+            config = decide(config, tokenizer=at("tokenizer.json"))
+        for name, file in wanted.items():
+            if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
+                write(at("wandb", "sent-" + name), b"online")
+        state = path + "-gpt-state"
+        if not api.artifact_exists(state + ":latest"):
+            return config
+        there, mine = api.artifact(state + ":latest").metadata, {"origin": here.get("origin")}
+        if not here:                                         # a name can go on with other settings
             typed = given(config) - {"max_steps", "decay"} if not config.run else ()
             mine = {name: getattr(config, name) for name in typed}
             mine["text"] = checksum(read(config.input))
             mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
-        if there and any(there.get(name, mine[name]) != mine[name] for name in mine):
-            raise UserError(f"{path[:-1]} is there with other settings: "
-                            "another --run starts one of its own")
-        if there and (not here or (there["branch"], there["step"]) > (here["branch"], here["step"])):
+        if there | mine != mine | there:                     # of what both have, something differs
+            raise (UserError if config.run else ValueError)(
+                f"W&B has {path} with other settings: another --run starts one of its own")
+        if not here or (there["branch"], there["step"]) > (here["branch"], here["step"]):
             download(api, state, at("gpt"))
-            write(os.path.join(folder, "sent-gpt"), b"online")
-            print(f"W&B: {path[:-1]} was left at step {there['step']}")
-    except ImportError:
-        pass
+            write(at("wandb", "sent-gpt"), b"online")
+            print(f"W&B: {path} was left at step {there['step']}")
+    except UserError:
+        raise
     except Exception as error:                               # theirs, of any kind
-        if config.run and (not here or isinstance(error, UserError)):
+        if config.run and not here:
             raise UserError(f"W&B: {brief(error)}; --wandb off trains without") from None
         print(f"W&B: {brief(error)}; going on with what is here", file=sys.stderr)
-        config.wandb = "offline"                             # so that what is there stays
+        config = decide(config, wandb="offline")
     return config
 
 # -----------------------------------------------------------------------------
@@ -1174,8 +1126,7 @@ def train(config, loaded=None, report=None):
     shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
     metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
     rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
-    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written),
-                  *artifacts(config))
+    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written))
     stop, handlers = catch_signals()
     try:
         while not stop and not 0 < 60 * config.max_minutes < time.time() - started:
@@ -1274,21 +1225,19 @@ def trained(config):
     """-> the model with the weights that were best on validation, its tokenizer"""
     folder = os.path.join(config.out_dir, "gpt")
     if config.run:                                           # fetched once, then kept
-        folder = os.path.join(config.out_dir, "fetched", *config.run.split("/"))
-        here = os.path.join(folder, "tokenizer.json")
+        path = run_path(config)
+        folder = os.path.join(config.out_dir, "fetched", path)
         if config.fresh or not os.path.exists(os.path.join(folder, "model.pt")):
             try:
-                if not online(config):
-                    raise UserError("no key (WANDB_API_KEY), or no answer")
-                wandb, _ = import_wandb(config)
-                api, path = wandb.Api(timeout=20), "/".join(run_path(config))
-                download(api, path + "-tokenizer:latest", folder)
-                if not download(api, path + "-gpt:best", folder):
+                if not (api := connect(config)):
+                    raise UserError("no key (WANDB_API_KEY)")
+                download(api, path + "-tokenizer", folder)
+                if not download(api, path + "-gpt", folder):
                     raise UserError(f"there is no model of {path}")
             except Exception as error:                       # theirs, of any kind
                 raise UserError(f"W&B: {brief(error)}") from None
-        config.tokenizer = here if os.path.exists(here) else "bytes"
-        config.typed = given(config) | {"tokenizer"}
+        here = os.path.join(folder, "tokenizer.json")
+        config = decide(config, tokenizer=here if os.path.exists(here) else "bytes")
     paths = [os.path.join(folder, name) for name in ("model.pt", "state.pt")]
     saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
@@ -1524,7 +1473,7 @@ def trial(config, search, loaded, name, settings, report=None):
 
 def sweep(config, search, space, run_trial):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
-    wandb, _ = import_wandb(config)
+    import wandb
     os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT", "shebang")
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
@@ -1554,7 +1503,7 @@ def tune(config):
     search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
     search = os.path.join(config.out_dir, "tune", search)
     run_trial = functools.partial(trial, config, search, loaded)
-    if config.sweep or online(config):
+    if connect(config) or config.sweep:
         rows = sweep(config, search, space, run_trial)
     else:
         rows = []

@@ -496,7 +496,7 @@ def test_a_full_disk_for_staging(api, server, tmp_path):
 
 SLOW = """
 import time, wandb
-wandb.Artifact.wait = lambda self, timeout: time.sleep(600)
+wandb.Artifact.wait = lambda self, timeout=None: time.sleep(600)
 """
 
 def test_ctrl_c_in_the_last_upload(server, tmp_path):
