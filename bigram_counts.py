@@ -270,7 +270,8 @@ def to_ids(tokenizer, texts):
     parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
     ids = array("i")
     for part in progress("characters tokenised:", parts):
-        ids.extend(array("i", tokenizer.encode(part) if part else [tokenizer.eot]))        # "": its end
+        new = tokenizer.encode(part) if part else [tokenizer.eot]      # "": a text's end
+        ids.extend(array("i", new))
     return torch.frombuffer(ids, dtype=torch.int32)[:-1]     # none ends after the last
 
 def load_data(config, tokenizer, block_size):

@@ -5,29 +5,30 @@
 """
 gpt.py: a transformer, from a text and a tokenizer to one that speaks.
 
-    python gpt.py                                        # train on input.txt, or go on where it stopped
-    python gpt.py --max-steps 4000                       # go on with a finished run
-    python gpt.py --sample --prompt "ROMEO:"             # speak
-    python gpt.py --run my-gpt                           # with a W&B key: go on with it on any machine
-    python gpt.py --explain "To be, or not to be"        # see what happens to a text, stage by stage
-    python gpt.py --plot                                 # see the curves, also while it trains
-    python gpt.py --tune 20                              # search for better settings
+    python gpt.py                                    # train on input.txt, or go on where it stopped
+    python gpt.py --max-steps 4000                   # go on with a finished run
+    python gpt.py --sample --prompt "ROMEO:"         # speak
+    python gpt.py --run my-gpt                       # with a W&B key: go on with it on any machine
+    python gpt.py --explain "To be, or not to be"    # see what happens to a text, stage by stage
+    python gpt.py --plot                             # see the curves, also while it trains
+    python gpt.py --tune 20                          # search for better settings
 
-The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A run
-that is killed goes on where it was: what a step does depends on the weights, the seed and its number.
+The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A
+run that is killed goes on where it was: what a step does depends on the weights, the seed and its
+number alone.
 """
-import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib, importlib.util
-import io, itertools, json, math, netrc, os, pickle, random, re, shlex, shutil, signal, sys, tempfile, threading
-import time, urllib.parse, warnings, zlib
+import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib
+import importlib.util, io, itertools, json, math, netrc, os, pickle, random, re, shlex, shutil
+import signal, sys, tempfile, threading, time, urllib.parse, warnings, zlib
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")           # torch, where it is not
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
 try:
     import regex, torch
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex torch`")
+    sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -316,7 +317,8 @@ def to_ids(tokenizer, texts):
     parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
     ids = array("i")
     for part in progress("characters tokenised:", parts):
-        ids.extend(array("i", tokenizer.encode(part) if part else [tokenizer.eot]))        # "": its end
+        new = tokenizer.encode(part) if part else [tokenizer.eot]      # "": a text's end
+        ids.extend(array("i", new))
     return torch.frombuffer(ids, dtype=torch.int32)[:-1]     # none ends after the last
 
 def load_data(config, tokenizer, block_size):
@@ -438,7 +440,7 @@ class Attention(nn.Module):
         if self.nkv < self.nh:                               # each key serves nh / nkv queries
             k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
         attend = functools.partial(F.scaled_dot_product_attention, is_causal=True)
-        if x.device.type == "cpu":                           # 67 ms a step; with attention in bf16, 95
+        if x.device.type == "cpu":                           # 67 ms a step; attention in bf16: 95
             with torch.autocast("cpu", enabled=False):
                 y = attend(q.float(), k.float(), v.float())  # (B, nh, T, hs)
         else:
@@ -485,7 +487,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> (B, T, V) logits; with targets (B, T), -1 for none, the sum of their nats"""
+        """(B, T) ids -> (B, T, V) logits; with targets (B, T), -1: none, the sum of their nats"""
         T = idx.shape[1]
         x = self.dropout(self.embd(idx))                     # (B, T, C)
         for block in self.blocks:
@@ -500,10 +502,10 @@ class GPT(nn.Module):
     def reader(self):
         """
         -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
-        Keys and values of what it has seen are kept; at block_size of them it forgets the first half.
+        Keys and values of what it has seen are kept; of block_size of them it forgets the first half.
 
-        It is forward() for one token. What counts here is the number of operations, so matrices with
-        the same input are joined, and the norms' gains multiplied into them.
+        It is forward() for one token. What counts here is the number of operations: matrices with the
+        same input are joined, the norms' gains multiplied into them.
         """
         c, seen, E, zero = self.config, [], self.embd.weight, torch.zeros(1, device=self.cos.device)
         nh, nkv, hs = c.n_head, c.n_kv_head, c.n_embd // c.n_head
@@ -518,8 +520,9 @@ class GPT(nn.Module):
             keys, values = torch.zeros(2, 1, nkv, c.block_size, hs, device=E.device)
             layers.append((
                 qkv * block.attn_norm.weight, (cos * gain).unbind(),
-                (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values, values.unbind(2),
-                a.o_proj.weight, gate_up * block.mlp_norm.weight, mlp.down_proj.weight))
+                (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values,
+                values.unbind(2), a.o_proj.weight, gate_up * block.mlp_norm.weight,
+                mlp.down_proj.weight))
         head = E * self.norm.weight
 
         def times_norm(matrix, x):                           # matrix @ RMSNorm(x), less its gain
@@ -1373,7 +1376,8 @@ def curves(config):
             levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
     steps = torch.linspace(0, rows[-1]["step"], 60).tolist()
     lines = {name: [(step, level) for step in steps] for name, level in levels.items()}
-    return {**lines, "training": [(bpb * part.mean(0)).tolist() for part in parts], "validation": val}
+    training = [(bpb * part.mean(0)).tolist() for part in parts]
+    return {**lines, "training": training, "validation": val}
 
 @plainly
 def plot(config):
@@ -1532,7 +1536,7 @@ def main():
     (asked or [train])[0](config)
 
 if __name__ == "__main__":
-    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: argv is the kernel's
+    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: not our argv
         print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
     else:
         main()
