@@ -300,12 +300,16 @@ def spread(work, pieces):
         yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
     else:
         cores = min(8, len(os.sched_getaffinity(0)))
-        with multiprocessing.get_context("fork").Pool(cores, hush) as pool:
-            yield from pool.imap(work, pieces)
+        with multiprocessing.get_context("fork").Pool(cores, start_worker, (work, pieces)) as pool:
+            yield from pool.imap(nth, range(len(pieces)))
 
-def hush():
+def start_worker(work, pieces):
+    nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     sys.stderr = open(os.devnull, "w", encoding="utf-8")     # we go without a word if it is killed
+
+def nth(n):
+    return nth.work(nth.pieces[n])
 
 def count_chunks(texts, pattern=SPLIT):
     """list of str -> {chunk: how often}. A text has few different ones: the rest works on those."""
