@@ -140,6 +140,12 @@ tokenizer = bpe.Tokenizer.load(sys.argv[2])
 start = time.perf_counter()
 ids = torch.frombuffer(tokenizer.encode(text), dtype=torch.uint16)
 """,
+    "bigram_counts.py": """
+import bigram_counts
+tokenizer = bigram_counts.Tokenizer.load(sys.argv[2])
+start = time.perf_counter()
+ids = bigram_counts.to_ids(tokenizer, [text])
+""",
     "tiktoken": """
 import tiktoken, torch
 import bpe
@@ -170,7 +176,7 @@ def bench_bpe(args, folder):
             say = "print(json.dumps({'seconds': time.perf_counter() - start}))"
             entries = {who: [sys.executable, "-c", READ + code + say, path, saved]
                        for who, code in ENCODE.items()}
-            ours = {who: entries.pop(who) for who in ("bpe.py",)}
+            ours = {who: entries.pop(who) for who in ("bpe.py", "bigram_counts.py")}
             compare(f"encode {name}, {vocab_size:,}", ours, entries, rounds)
 
 # --- bigram: counting pairs, ids in memory ---

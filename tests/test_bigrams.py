@@ -1,10 +1,11 @@
 """Both bigrams against counting by hand, against each other, and through their files."""
-import json, math, random, re, subprocess, sys
+import json, math, os, random, re, subprocess, sys
 from collections import Counter
 
 import pytest
 import torch
 
+import bpe
 from conftest import ROOT, sentences
 
 def ids_of(seed, n, V):
@@ -156,6 +157,29 @@ def test_endoftext_is_put_between_documents_once(bigram_counts):
         ids = b.to_ids(tokenizer, train).tolist() + b.to_ids(tokenizer, val).tolist()
         assert ids == b.to_ids(tokenizer, docs).tolist()
         assert ids.count(256) == len(docs) - 1 and b.to_ids(tokenizer, val)[0] != 256
+
+ALL_CORES = """
+import sys, threading
+import gpt
+name, pools = sys.argv[1], []
+real, gpt.multiprocessing.get_context = gpt.multiprocessing.get_context, lambda how: pools.append(how) or real(how)
+tokenizer, texts = gpt.Tokenizer.load(name), [gpt.read("input.txt")[0], gpt.EOT, "the end"]
+ids = gpt.to_ids(tokenizer, texts)
+assert pools == ["fork"] * (sys.platform == "linux"), pools
+want = [i for text in texts for i in (*tokenizer.encode(text), tokenizer.eot)]
+assert ids.tolist() == want[:-1]
+pause = threading.Event()
+threading.Thread(target=pause.wait).start()                  # among threads no fork is safe
+assert gpt.to_ids(tokenizer, texts).tolist() == want[:-1] and len(pools) < 2
+pause.set()
+"""
+
+def test_ids_of_a_large_text_come_from_all_cores(tmp_path):
+    (tmp_path / "input.txt").write_text(sentences(1, 100_000) * 25)
+    bpe.train(bpe.Config(input=str(tmp_path / "input.txt"), tokenizer=str(tmp_path / "t.json"), vocab_size=400))
+    result = subprocess.run([sys.executable, "-c", ALL_CORES, "t.json"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                            capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
 
 def test_special_text_is_text(bigram_counts, shop):
     shop.write("input.txt", "<|endoftext|> is only text here.\n" * 40)
