@@ -289,11 +289,12 @@ def pick_device(name):
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
     parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
-    encoded = spread(lambda part: tokenizer.encode(part) if part else [tokenizer.eot], parts)
-    ids = array("i")
-    for _, new in zip(progress("characters tokenised:", parts), encoded):      # "": a text's end
-        ids.extend(array("i", new))
-    return torch.frombuffer(ids, dtype=torch.int32)[:-1]     # none ends after the last
+    ids, end = array(tokenizer.typecode), array(tokenizer.typecode, [tokenizer.eot])
+    encoded = spread(lambda part: tokenizer.encode(part) if part else end, parts)  # "": a text's end
+    for _, new in zip(progress("characters tokenised:", parts), encoded):
+        ids.extend(new)
+    dtype = torch.uint16 if ids.itemsize == 2 else torch.int32
+    return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none ends after the last
 
 def load_data(config, tokenizer, block_size):
     """-> training ids (N,), their last and all validation ids (1 + M,), the text's checksum"""
