@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 import torch
 
-import bpe
 from conftest import ROOT, sentences
 
 def ids_of(seed, n, V):
@@ -176,7 +175,9 @@ pause.set()
 
 def test_ids_of_a_large_text_come_from_all_cores(tmp_path):
     (tmp_path / "input.txt").write_text(sentences(1, 100_000) * 25)
-    bpe.train(bpe.Config(input=str(tmp_path / "input.txt"), tokenizer=str(tmp_path / "t.json"), vocab_size=400))
+    (tmp_path / "some.txt").write_text(sentences(1, 100_000))
+    subprocess.run([sys.executable, ROOT / "bpe.py", "--input", "some.txt", "--tokenizer", "t.json", "--vocab-size", "400"],
+                   cwd=tmp_path, check=True, capture_output=True, timeout=60)
     result = subprocess.run([sys.executable, "-c", ALL_CORES, "t.json"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
                             capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
