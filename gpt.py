@@ -21,7 +21,6 @@ import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glo
 import importlib.util, io, itertools, json, math, multiprocessing, netrc, os, pickle, random, re
 import shlex, shutil, signal, sys, tempfile, threading, time, urllib.parse, warnings, zlib
 from array import array
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
@@ -641,9 +640,8 @@ def connect(config):
     if not (wanted and key and importlib.util.find_spec("wandb")):
         return None
     import wandb
-    try:                                                     # it asks who we are; but to look up a
-        asking = ThreadPoolExecutor(1).submit(wandb.Api, timeout=8)    # name knows no timeout
-        return asking.result(timeout=12)
+    try:
+        return wandb.Api(timeout=8)                          # it asks who we are
     except Exception as error:                               # theirs, of any kind
         raise OSError(f"{url} does not answer, or refuses the key: {brief(error)}") from None
 
