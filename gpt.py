@@ -1058,14 +1058,14 @@ def begin(config, device, loaded=None):
     data = loaded or load_data(config, tokenizer, config.block_size)
     if saved and saved["text"] != data[2]:
         raise UserError(f"{folder} was trained on another text: {ANEW}")
-    if saved:                                                # a new end moves the start of the decay
-        before = {name: saved["config"][name] for name in ("max_steps", "decay")}
-        down, was = decay_start(config), decay_start(replace(config, **before))
-        if config != replace(config, **before) and down < min(was, saved["step"]):
+    if saved and config != (before := replace(config, **{
+            name: saved["config"][name] for name in ("max_steps", "decay")})):
+        down, was = decay_start(config), decay_start(before)
+        if down < min(was, saved["step"]):
             raise UserError(f"step {saved['step']} is past the one, {down}, where the learning rate "
                             f"would have begun to fall: a larger --max-steps, or {ANEW}")
-        if config != replace(config, **before) and saved["step"] > was:
-            saved, _ = load([stable], "gpt", config, ANEW)   # it has fallen: back to its start
+        if saved["step"] > was:                              # it has fallen: back to its start
+            saved, _ = load([stable], "gpt", config, ANEW)
             saved["branch"] += 1
     return config, tokenizer, data, saved
 
@@ -1192,8 +1192,8 @@ def train(config, loaded=None, report=None):
                     loss = forward(xs, ys) / y.numel()
                 scaler.scale(loss).backward()
                 total += loss.detach()
-            lr = {"matrix_lr": config.matrix_lr * lr_at(step, config),
-                  "vector_lr": config.vector_lr * lr_at(step, config)}
+            share = lr_at(step, config)
+            lr = {"matrix_lr": config.matrix_lr * share, "vector_lr": config.vector_lr * share}
             for optimizer, rate in zip((muon, adamw), lr.values()):
                 optimizer.param_groups[0]["lr"] = rate
                 scaler.unscale_(optimizer)
