@@ -666,6 +666,8 @@ def brief(error):
 
 def rows_of(path, written=None):
     """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
+    if not os.path.exists(path):
+        return
     line, last = "", False
     with open(path, encoding="utf-8") as f:
         names = f.readline().strip().split(",")
@@ -812,7 +814,7 @@ def upload(config):
         made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
         if not made or made <= told and read(sent)[0] in ("online", mode):
             continue
-        rows = [*rows_of(at("metrics.csv"))] if os.path.exists(at("metrics.csv")) else []
+        rows = [*rows_of(at("metrics.csv"))]                 # the counts have none
         if stage == "tokenizer":
             tokenizer = Tokenizer.load(last)
             what = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint}
@@ -1384,7 +1386,7 @@ def draw_walk(figure, names, stages, vocab):
 def curves(config):
     """-> {name: [(step, bits per byte), ...]}: levels to compare with, training, validation"""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
-    rows = [*rows_of(at("gpt", "metrics.csv"))] if os.path.exists(at("gpt", "metrics.csv")) else []
+    rows = [*rows_of(at("gpt", "metrics.csv"))]
     val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
     train = [(row["step"], row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
     if not (val and train):
