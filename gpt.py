@@ -525,56 +525,61 @@ class GPT(nn.Module):
         -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
         Keys and values of what it has seen are kept; of block_size of them it forgets the first half.
 
-        It is forward() for one token. What counts here is the number of operations: matrices with the
-        same input are joined, the norms' gains multiplied into them.
+        It is forward() for one token, where only the number of operations counts: matrices with the
+        same input are joined, the norms' gains are in them, and what is made lands where it is kept.
         """
-        c, seen, E, zero = self.config, [], self.embd.weight, torch.zeros(1, device=self.cos.device)
-        nh, nkv, hs = c.n_head, c.n_kv_head, c.n_embd // c.n_head
-        cos = self.cos.repeat(1, 2)[:, None]                 # (block_size, 1, hs)
+        c, E, zero = self.config, self.embd.weight, torch.zeros(1, device=self.cos.device)
+        T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
+        hs, n = C // nh, nh + nkv
+        cos = self.cos.repeat(1, 2)[:, None]                 # (T, 1, hs)
         sin = -self.sin.repeat(1, 2)[:, None]
         layers = []
         for block in self.blocks:
             a, mlp = block.attn, block.mlp
+            qk = torch.cat((a.q_proj.weight, a.k_proj.weight)).view(n, hs, C)
+            qkv = torch.cat((torch.cat((qk, -qk), 1).flatten(0, 1), a.v_proj.weight))
             gain = torch.cat((a.q_norm.weight.expand(nh, hs), a.k_norm.weight.expand(nkv, hs)))
-            qkv = torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight))
-            gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
-            keys, values = torch.zeros(2, 1, nkv, c.block_size, hs, device=E.device)
+            made = torch.zeros(T, len(qkv), device=E.device)           # (x, -x) for queries, keys; v
+            turned = torch.zeros(T, n, hs, device=E.device)            # queries, keys
+            heads, values = made.split((2 * n * hs, nkv * hs), 1)
             layers.append((
-                qkv * block.attn_norm.weight, (cos * gain).unbind(),
-                (sin * gain.roll(hs // 2, 1)).unbind(), keys, keys.unbind(2), values,
-                values.unbind(2), a.o_proj.weight, gate_up * block.mlp_norm.weight,
+                qkv * block.attn_norm.weight, made, heads.view(T, n, 2 * hs),
+                (cos * gain), (sin * gain.roll(hs // 2, 1)), turned,
+                turned[:, None, :nh, None], turned[None, :, nh:].transpose(1, 2),
+                values.view(1, T, nkv, hs).transpose(1, 2), a.o_proj.weight,
+                torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.mlp_norm.weight,
                 mlp.down_proj.weight))
-        head = E * self.norm.weight
+        head, thought = E * self.norm.weight, torch.zeros(2 * c.n_hidden, device=E.device)
+        gate, up = thought.chunk(2)
 
-        def times_norm(matrix, x):                           # matrix @ RMSNorm(x), less its gain
-            scale = (x.dot(x).item() / len(x) + 1e-6) ** -0.5
-            return torch.addmv(zero, matrix, x, beta=0, alpha=scale)
+        def times_norm(matrix, x, out=None):                 # matrix @ RMSNorm(x), less its gain
+            scale = (x.dot(x).item() / C + 1e-6) ** -0.5
+            return torch.addmv(zero, matrix, x, beta=0, alpha=scale, out=out)
 
-        def step(i, at):                                     # token i, as the at-th -> (V,) logits
+        def step(i, t):                                      # token i, as the t-th -> (V,) logits
             x = E[i]                                         # (C,)
-            for qkv, cos, sin, keys, key_at, values, value_at, o, gate_up, down in layers:
-                qkv = times_norm(qkv, x).view(-1, hs)        # (nh + 2 nkv, hs)
+            for qkv, made, heads, cos, sin, turned, q, k, v, o, gate_up, down in layers:
+                times_norm(qkv, x, out=made[t])
                 # LayerNorm of (x, -x) is RMSNorm of x; in its middle stands (x2, -x1), for rotate()
-                x1x2 = torch.cat((qkv[:nh + nkv], -qkv[:nh + nkv]), 1)
-                x1x2 = torch.layer_norm(x1x2, (2 * hs,), eps=1e-6)
+                x1x2 = torch.layer_norm(heads[t], (2 * hs,), eps=1e-6)         # (nh + nkv, 2 hs)
                 x2x1 = x1x2.narrow(1, hs // 2, hs)
-                qk = torch.addcmul(x1x2.narrow(1, 0, hs) * cos[at], x2x1, sin[at])
-                key_at[at].copy_(qk[nh:])
-                value_at[at].copy_(qkv[nh + nkv:])
-                y = F.scaled_dot_product_attention(qk[None, :nh, None], keys.narrow(2, 0, at + 1),
-                                                   values.narrow(2, 0, at + 1), enable_gqa=nkv < nh)
+                torch.addcmul(x1x2.narrow(1, 0, hs) * cos[t], x2x1, sin[t], out=turned[t])
+                y = F.scaled_dot_product_attention(q[t], k.narrow(2, 0, t + 1), v.narrow(2, 0, t + 1),
+                                                   enable_gqa=nkv < nh)        # (1, nh, 1, hs)
                 x = torch.addmv(x, o, y.flatten())
-                gate, up = times_norm(gate_up, x).chunk(2)
+                times_norm(gate_up, x, out=thought)
                 x = torch.addmv(x, down, F.silu(gate) * up)
             return times_norm(head, x)
 
+        seen = []
         @torch.inference_mode()
         def read_on(ids):
-            nonlocal seen
-            if len(seen) + len(ids) > c.block_size:          # the last half again, from position 0
-                seen, ids = [], (seen + ids)[-max(1, c.block_size // 2):]
+            if len(seen) + len(ids) > T:                     # the last half again, from position 0
+                ids = [*seen, *ids][-max(1, T // 2):]
+                seen.clear()
             for i in ids:
-                logits, seen = step(i, len(seen)), seen + [i]
+                logits = step(i, len(seen))
+                seen.append(i)
             return logits
         return read_on
 
@@ -583,14 +588,14 @@ class GPT(nn.Module):
 
 def pick(logits, config, generator):
     """(V,) logits -> the next id"""
-    if config.temperature == 0:
-        return logits.argmax().item()
-    logits = (logits.double() - logits.max()) / config.temperature
     if 0 < config.top_k < len(logits):
-        logits[logits < logits.topk(config.top_k).values[-1]] = -math.inf
-    # a race that token i wins with probability p_i: 11 us where torch.multinomial takes 27
-    chances = torch.rand(len(logits), dtype=torch.double, generator=generator)
-    return (logits.softmax(0) / chances.log()).argmin().item()
+        logits = logits.masked_fill(logits < logits.topk(config.top_k).values[-1], -math.inf)
+    if config.temperature > 0:
+        # the largest of logits / T - log(-log(u)) is i with probability softmax(logits / T)[i]: the
+        # Gumbel-max trick, 10 us where torch.multinomial takes 27
+        u = torch.rand(len(logits), generator=generator)
+        logits = logits.sub(u.log_().neg_().log_(), alpha=config.temperature)
+    return logits.argmax().item()
 
 def generate(reader, tokenizer, config, ids, generator):
     """
