@@ -158,10 +158,10 @@ def test_endoftext_is_put_between_documents_once(bigram_counts):
         assert ids.count(256) == len(docs) - 1 and b.to_ids(tokenizer, val)[0] != 256
 
 ALL_CORES = """
-import sys, threading
+import multiprocessing, sys, threading
 import gpt
 name, pools = sys.argv[1], []
-real, gpt.multiprocessing.get_context = gpt.multiprocessing.get_context, lambda how: pools.append(how) or real(how)
+real, multiprocessing.get_context = multiprocessing.get_context, lambda how: pools.append(how) or real(how)
 tokenizer, texts = gpt.Tokenizer.load(name), [gpt.read("input.txt")[0], gpt.EOT, "the end"]
 ids = gpt.to_ids(tokenizer, texts)
 assert pools == ["fork"] * (sys.platform == "linux"), pools
