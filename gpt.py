@@ -470,7 +470,7 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(B, T, C))
 
 class MLP(nn.Module):
-    """What a token makes of what it gathered: SwiGLU, one product gates another. arXiv:2002.05202"""
+    """What a token makes of what it has gathered: SwiGLU, one gates another. arXiv:2002.05202"""
     def __init__(self, config):
         super().__init__()
         C, hidden = config.n_embd, config.n_hidden
@@ -524,32 +524,30 @@ class GPT(nn.Module):
     def reader(self):
         """
         -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
-        Keys and values of what it has seen are kept; of block_size of them it forgets the first half.
+        Keys and values of what it has seen are kept; when there are block_size, the first half goes.
 
         It is forward() for one token, where only the number of operations counts: matrices with the
-        same input are joined, the norms' gains are in them, and what is made lands where it is kept.
+        same input are joined, the norms' gains are in them, what is made lands where it is kept.
         """
         c, E, zero = self.config, self.embd.weight, torch.zeros(1, device=self.cos.device)
         T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
         hs, n = C // nh, nh + nkv
-        cos = self.cos.repeat(1, 2)[:, None]                 # (T, 1, hs)
-        sin = -self.sin.repeat(1, 2)[:, None]
+        cos, sin = self.cos.repeat(1, 2)[:, None], -self.sin.repeat(1, 2)[:, None]     # (T, 1, hs)
         layers = []
         for block in self.blocks:
             a, mlp = block.attn, block.mlp
             qk = torch.cat((a.q_proj.weight, a.k_proj.weight)).view(n, hs, C)
             qkv = torch.cat((torch.cat((qk, -qk), 1).flatten(0, 1), a.v_proj.weight))
             gain = torch.cat((a.q_norm.weight.expand(nh, hs), a.k_norm.weight.expand(nkv, hs)))
-            made = torch.zeros(T, len(qkv), device=E.device)           # (x, -x) for queries, keys; v
-            turned = torch.zeros(T, n, hs, device=E.device)            # queries, keys
+            gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+            made = torch.zeros(T, len(qkv), device=E.device) # queries and keys x as (x, -x), values
+            turned = torch.zeros(T, n, hs, device=E.device)  # queries and keys, normed and rotated
             heads, values = made.split((2 * n * hs, nkv * hs), 1)
             layers.append((
-                qkv * block.attn_norm.weight, made, heads.view(T, n, 2 * hs),
-                (cos * gain), (sin * gain.roll(hs // 2, 1)), turned,
-                turned[:, None, :nh, None], turned[None, :, nh:].transpose(1, 2),
-                values.view(1, T, nkv, hs).transpose(1, 2), a.o_proj.weight,
-                torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.mlp_norm.weight,
-                mlp.down_proj.weight))
+                qkv * block.attn_norm.weight, cos * gain, sin * gain.roll(hs // 2, 1),
+                a.o_proj.weight, gate_up * block.mlp_norm.weight, mlp.down_proj.weight,
+                made, heads.view(T, n, 2 * hs), turned, turned[:, None, :nh, None],
+                turned[None, :, nh:].transpose(1, 2), values.view(1, T, nkv, hs).transpose(1, 2)))
         head, thought = E * self.norm.weight, torch.zeros(2 * c.n_hidden, device=E.device)
         gate, up = thought.chunk(2)
 
@@ -559,14 +557,14 @@ class GPT(nn.Module):
 
         def step(i, t):                                      # token i, as the t-th -> (V,) logits
             x = E[i]                                         # (C,)
-            for qkv, made, heads, cos, sin, turned, q, k, v, o, gate_up, down in layers:
+            for qkv, cos, sin, o, gate_up, down, made, heads, turned, q, k, v in layers:
                 times_norm(qkv, x, out=made[t])
                 # LayerNorm of (x, -x) is RMSNorm of x; in its middle stands (x2, -x1), for rotate()
                 x1x2 = torch.layer_norm(heads[t], (2 * hs,), eps=1e-6)         # (nh + nkv, 2 hs)
                 x2x1 = x1x2.narrow(1, hs // 2, hs)
                 torch.addcmul(x1x2.narrow(1, 0, hs) * cos[t], x2x1, sin[t], out=turned[t])
-                y = F.scaled_dot_product_attention(q[t], k.narrow(2, 0, t + 1), v.narrow(2, 0, t + 1),
-                                                   enable_gqa=nkv < nh)        # (1, nh, 1, hs)
+                y = F.scaled_dot_product_attention(                            # (1, nh, 1, hs)
+                    q[t], k.narrow(2, 0, t + 1), v.narrow(2, 0, t + 1), enable_gqa=nkv < nh)
                 x = torch.addmv(x, o, y.flatten())
                 times_norm(gate_up, x, out=thought)
                 x = torch.addmv(x, down, F.silu(gate) * up)
@@ -1070,8 +1068,8 @@ def begin(config, device, loaded=None):
             name: saved["config"][name] for name in ("max_steps", "decay")})):
         down, was = decay_start(config), decay_start(before)
         if down < min(was, saved["step"]):
-            raise UserError(f"step {saved['step']} is past the one, {down}, where the learning rate "
-                            f"would have begun to fall: a larger --max-steps, or {ANEW}")
+            raise UserError(f"step {saved['step']} is past {down}, where the learning rate would "
+                            f"have begun to fall: a larger --max-steps, or {ANEW}")
         if saved["step"] > was:                              # it has fallen: back to its start
             saved, _ = load([stable], "gpt", config, ANEW)
             saved["branch"] += 1
