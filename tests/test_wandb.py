@@ -124,7 +124,7 @@ def clone(path):
             text = text.replace("flag(1000, ", "flag(20, ")
         if name == "gpt.py":
             for old, new in {"preset(4, 6, ": "preset(1, 1, ", "preset(128, 384, ": "preset(32, 32, ", "flag(15.0, ": "flag(0.02, ",
-                             "preset(1400, 2000, ": "preset(1000, 1000, ", "preset(200, 200, ": "preset(100, 100, "}.items():
+                             "preset(1400, 2000, ": "preset(1000, 1000, ", 'flag(200, "steps': 'flag(100, "steps'}.items():
                 assert text.count(old) == 1, old
                 text = text.replace(old, new)
         (path / name).write_text(text, encoding="utf-8")
