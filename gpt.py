@@ -717,6 +717,9 @@ class Track:
                 run.finish()
             mode = "offline" if run.offline else "online"
             write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
+            if run.offline and self.stage == "gpt":
+                print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
+                      shlex.quote(run.sync_dir))
         except ImportError:
             print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
         except Exception as error:                           # theirs, of any kind
@@ -741,8 +744,7 @@ class Track:
             entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
             job_type=self.stage, config=self.about | self.notes, reinit="create_new", settings=dict(
                 console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
-        print("W&B:", run.url or "recording, `wandb leet` shows it; with a key `bash run.sh` sends "
-              "it, as does  wandb sync " + shlex.quote(run.sync_dir))
+        print("W&B:", run.url or f"recording the run {self.stage}, `wandb leet` shows it")
         return run
 
     def send(self, run, outputs, inputs):

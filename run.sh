@@ -256,4 +256,7 @@ printf '%-24s%12s%19s%22s%17s\n' model parameters "val bits per byte" "perplexit
 for model in $models; do row $model; done
 echo; echo "=== the curves ==="
 "$python" gpt.py --plot || fail "stage plot failed: why is said above"
+if grep -qs offline out/wandb/sent-gpt; then
+    echo; echo "All is recorded in out/wandb. With a key  bash run.sh  sends it, or  wandb sync out/wandb/offline-run-*  does"
+fi
 echo; echo "It speaks to you:  $python gpt.py --sample --prompt \"The \""
