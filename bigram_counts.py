@@ -16,8 +16,8 @@ add a little to every count (what was never seen is not impossible), divide by t
 One token of context is little, and yet the text it makes has the letter-feel of the original.
 bigram_nn.py learns the same table by gradient descent, gpt.py looks at more than one token.
 """
-import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math
-import os, pickle, re, signal, sys, threading, time, warnings
+import argparse, builtins, codecs, ctypes, functools, glob, hashlib, io, itertools, json, math
+import os, pickle, re, signal, sys, threading, time, warnings, zipfile
 from array import array
 from dataclasses import asdict, dataclass, field, fields
 
@@ -26,6 +26,8 @@ try:
     import regex, torch
 except ImportError as missing:
     sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+except KeyboardInterrupt:                                    # it takes a second
+    sys.exit(130)
 
 # -----------------------------------------------------------------------------
 # frame: a dataclass becomes flags, an error a line, a file whole or nothing (same in every script)
@@ -49,6 +51,10 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
+        except (MemoryError, RuntimeError) as error:         # torch's is the latter
+            if "memory" not in f"{error!r}".lower():
+                raise
+            status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
@@ -113,14 +119,18 @@ def spread(work, pieces):
         yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
     else:
         from multiprocessing import get_context              # 9 ms, for large texts alone
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
         cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        with get_context("fork").Pool(cores, start_worker, (work, pieces)) as pool:
-            yield from pool.imap(nth, range(len(pieces)), some)
+        try:
+            with Pool(cores, get_context("fork"), start_worker, (work, pieces)) as pool:
+                yield from pool.map(nth, range(len(pieces)), chunksize=some)
+        except BrokenExecutor:
+            raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces):
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")     # we go without a word if it is killed
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
 
 def nth(n):
     return nth.work(nth.pieces[n])
@@ -283,7 +293,8 @@ def pick_device(name):
         gpu = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else gpu
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(1, device=name).item()
+        return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
@@ -310,7 +321,8 @@ def load_data(config, tokenizer, block_size):
 def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
     sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
-    return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
+    n_bytes = max(1, sizes[ids[1:].long().cpu()].sum().item())
+    return loss * (len(ids) - 1) / math.log(2) / n_bytes
 
 def save(path, saved):
     buffer = io.BytesIO()
@@ -321,13 +333,17 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
+            with zipfile.ZipFile(path) as checked:           # torch does not look at the checksums
+                if checked.testzip():
+                    continue
             with warnings.catch_warnings(record=True):       # about files that are not ours
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             if type(saved) is dict and saved.get("kind") == kind:
                 break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
+                zipfile.BadZipFile):
             pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"

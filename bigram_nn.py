@@ -16,16 +16,21 @@ the share of the counts; and what adding `a` to each count is to the one, the pr
 of every pair there can be, is to the other. With --n-embd tokens that are followed alike get
 vectors alike, so what is learned of one serves the other: fewer numbers, a better prediction.
 """
-import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math
-import os, pickle, re, signal, sys, threading, time, warnings, zlib
+import argparse, builtins, codecs, ctypes, functools, glob, hashlib, io, itertools, json, math
+import os, pickle, re, signal, sys, threading, time, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
+# a thread that waits for others soon sleeps: no slower, and beside another busy process 320 ms a step
+# of gpt.py, where torch's default took 250 to 1,100
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
 except ImportError as missing:
     sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+except KeyboardInterrupt:                                    # it takes a second
+    sys.exit(130)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,6 +56,10 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
+        except (MemoryError, RuntimeError) as error:         # torch's is the latter
+            if "memory" not in f"{error!r}".lower():
+                raise
+            status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
@@ -115,14 +124,18 @@ def spread(work, pieces):
         yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
     else:
         from multiprocessing import get_context              # 9 ms, for large texts alone
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
         cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        with get_context("fork").Pool(cores, start_worker, (work, pieces)) as pool:
-            yield from pool.imap(nth, range(len(pieces)), some)
+        try:
+            with Pool(cores, get_context("fork"), start_worker, (work, pieces)) as pool:
+                yield from pool.map(nth, range(len(pieces)), chunksize=some)
+        except BrokenExecutor:
+            raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces):
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")     # we go without a word if it is killed
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
 
 def nth(n):
     return nth.work(nth.pieces[n])
@@ -296,7 +309,8 @@ def pick_device(name):
         gpu = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else gpu
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(1, device=name).item()
+        return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
@@ -323,7 +337,8 @@ def load_data(config, tokenizer, block_size):
 def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
     sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
-    return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
+    n_bytes = max(1, sizes[ids[1:].long().cpu()].sum().item())
+    return loss * (len(ids) - 1) / math.log(2) / n_bytes
 
 def save(path, saved):
     buffer = io.BytesIO()
@@ -334,13 +349,17 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
+            with zipfile.ZipFile(path) as checked:           # torch does not look at the checksums
+                if checked.testzip():
+                    continue
             with warnings.catch_warnings(record=True):       # about files that are not ours
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             if type(saved) is dict and saved.get("kind") == kind:
                 break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
+                zipfile.BadZipFile):
             pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
@@ -520,10 +539,10 @@ def train(config):
     V, folder = tokenizer.vocab_size, folder_of(config)
     if not config.n_embd and V > 16384:
         raise UserError(f"a table of {V:,} x {V:,} logits is too large: --n-embd 64 is not")
-    if min(config.max_steps, config.block_size, config.batch_size) < 1:
-        raise UserError("--max-steps, --block-size and --batch-size are 1 or more")
-    if not (config.n_embd >= 0 and 0 <= config.lr <= 1e6 and 0 <= config.weight_decay <= 1e6):
-        raise UserError("--n-embd, --lr and --weight-decay are 0 or more, and less than a million")
+    if not all(1 <= n <= 1e6 for n in (config.max_steps, config.block_size, config.batch_size)):
+        raise UserError("--max-steps, --block-size and --batch-size are 1 or more, a million at most")
+    if not all(0 <= x <= 1e6 for x in (config.n_embd, config.lr, config.weight_decay)):
+        raise UserError("--n-embd, --lr and --weight-decay are 0 or more, a million at the most")
     data, held_out, text = load_data(config, tokenizer, config.block_size)
 
     torch.manual_seed(config.seed)
@@ -617,6 +636,7 @@ def picture(path, draw, *what):
     except ImportError:
         return print("no picture: `pip install matplotlib` gets what draws it")
     print(f"drawing {path}", flush=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     figure = Figure(layout="constrained")
     draw(figure, *what)
     with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
@@ -657,9 +677,9 @@ def plot(config):
         return torch.stack((counted.log_probs(now, after), learned)).exp()
     often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
-    print(f"{'pair':>20}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
+    print(f"{'pair':>21}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
     for x, y, n, (p, q) in zip(now, after, times, chances(now[:15], after[:15]).T):
-        print(f"{name[x]:>10}{name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
+        print(f"{name[x]:>10} {name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
     rows, columns = {}, {}                                   # of the most frequent pairs, 20 each
     for x, y in zip(now.tolist(), after.tolist()):
         if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:

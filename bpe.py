@@ -18,7 +18,7 @@ chunks (roughly words), and no token ever crosses from one chunk to the next.
 Left out: normalisation (the text that goes in comes out, byte for byte), special tokens other than
 <|endoftext|>, and any package but `regex`.
 """
-import argparse, builtins, functools, gc, glob, hashlib, heapq, itertools, json, operator
+import argparse, builtins, ctypes, functools, gc, glob, hashlib, heapq, itertools, json, operator
 import os, re, shutil, signal, sys, threading, time, unicodedata
 from array import array
 from collections import Counter, defaultdict
@@ -51,6 +51,10 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
+        except (MemoryError, RuntimeError) as error:         # torch's is the latter
+            if "memory" not in f"{error!r}".lower():
+                raise
+            status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
@@ -115,14 +119,18 @@ def spread(work, pieces):
         yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
     else:
         from multiprocessing import get_context              # 9 ms, for large texts alone
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
         cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        with get_context("fork").Pool(cores, start_worker, (work, pieces)) as pool:
-            yield from pool.imap(nth, range(len(pieces)), some)
+        try:
+            with Pool(cores, get_context("fork"), start_worker, (work, pieces)) as pool:
+                yield from pool.map(nth, range(len(pieces)), chunksize=some)
+        except BrokenExecutor:
+            raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces):
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")     # we go without a word if it is killed
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
 
 def nth(n):
     return nth.work(nth.pieces[n])
@@ -358,12 +366,14 @@ def learn(counts, n_merges):
             continue
         (left, right), new, born = pair, chr(256 + len(merges)), defaultdict(list)
         merges.append((ord(left), ord(right)))
-        for i in where.pop(pair):
-            if pair in words[i]:
-                words[i] = words[i].replace(pair, new)
-                for p in map(operator.add, words[i], words[i][1:]):
-                    if new in p:
-                        born[p].append(i)
+        for i in set(where.pop(pair)):
+            before, *parts = words[i].split(pair)
+            words[i] = words[i].replace(pair, new)
+            for part in parts:
+                born[before[-1:] + new].append(i)
+                born[new + part[:1]].append(i)
+                before = part or new
+        born.pop(new, None)                                  # at the ends of words: no pair
         for p, places in born.items():
             where[p], count[p] = places, sum(map(freqs.__getitem__, places))
             heapq.heappush(heap, (-count[p], p))
@@ -456,7 +466,7 @@ def main():
         if name == "encode":
             print(*tokenizer.encode_bytes(data))
         elif name == "decode":
-            if not all(re.fullmatch(rb"-?\d+", word) for word in data.split()):
+            if not all(re.fullmatch(rb"-?\d{1,18}", word) for word in data.split()):
                 raise UserError('--decode takes ids, numbers with blanks between them: "72 105"')
             text = tokenizer.decode_bytes(map(int, data.split()))
             if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):

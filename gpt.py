@@ -18,16 +18,21 @@ run that is killed goes on where it was: what a step does depends on the weights
 number alone.
 """
 import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib
-import importlib.util, io, itertools, json, math, netrc, os, pickle, random, re, shlex
-import shutil, signal, sys, tempfile, threading, time, urllib.parse, warnings, zlib
+import io, itertools, json, math, netrc, os, pickle, random, re, shlex
+import shutil, signal, sys, tempfile, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
+# a thread that waits for others soon sleeps: no slower, and beside another busy process 320 ms a step
+# of gpt.py, where torch's default took 250 to 1,100
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
 except ImportError as missing:
     sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+except KeyboardInterrupt:                                    # it takes a second
+    sys.exit(130)
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -54,6 +59,10 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
+        except (MemoryError, RuntimeError) as error:         # torch's is the latter
+            if "memory" not in f"{error!r}".lower():
+                raise
+            status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
         if not hasattr(builtins, "__IPYTHON__"):
             sys.exit(status)
@@ -118,14 +127,18 @@ def spread(work, pieces):
         yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
     else:
         from multiprocessing import get_context              # 9 ms, for large texts alone
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
         cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        with get_context("fork").Pool(cores, start_worker, (work, pieces)) as pool:
-            yield from pool.imap(nth, range(len(pieces)), some)
+        try:
+            with Pool(cores, get_context("fork"), start_worker, (work, pieces)) as pool:
+                yield from pool.map(nth, range(len(pieces)), chunksize=some)
+        except BrokenExecutor:
+            raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces):
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")     # we go without a word if it is killed
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
 
 def nth(n):
     return nth.work(nth.pieces[n])
@@ -329,7 +342,8 @@ def pick_device(name):
         gpu = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else gpu
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(1, device=name).item()
+        return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
@@ -356,7 +370,8 @@ def load_data(config, tokenizer, block_size):
 def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
     sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
-    return loss * (len(ids) - 1) / math.log(2) / sizes[ids[1:].long().cpu()].sum().item()
+    n_bytes = max(1, sizes[ids[1:].long().cpu()].sum().item())
+    return loss * (len(ids) - 1) / math.log(2) / n_bytes
 
 def save(path, saved):
     buffer = io.BytesIO()
@@ -367,13 +382,17 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
+            with zipfile.ZipFile(path) as checked:           # torch does not look at the checksums
+                if checked.testzip():
+                    continue
             with warnings.catch_warnings(record=True):       # about files that are not ours
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             if type(saved) is dict and saved.get("kind") == kind:
                 break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
+                zipfile.BadZipFile):
             pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
@@ -524,7 +543,7 @@ class GPT(nn.Module):
     def reader(self):
         """
         -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
-        Keys and values of what it has seen are kept; when there are block_size, the first half goes.
+        Keys and values of what it has seen are kept; at block_size of them the first half goes.
 
         It is forward() for one token, where only the number of operations counts: matrices with the
         same input are joined, the norms' gains are in them, what is made lands where it is kept.
@@ -630,24 +649,35 @@ FILES = ["model.pt", "metrics.csv", "result.json"]
 STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied in this order
 
 def connect(config):
-    """-> W&B's API. None: it is not to be asked, without a key or the package, or --wandb auto."""
+    """-> W&B's API. None: it is not to be asked, without a key or --wandb auto."""
     if config.wandb not in ("auto", "offline", "off"):
         raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
     os.environ.pop("WANDB_SERVICE", None)                    # a notebook's that runs !python gpt.py
-    wanted = config.wandb == "auto" and os.environ.get("WANDB_MODE", "online") == "online"
+    wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     key = os.environ.get("WANDB_API_KEY")
     with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
-        saved = netrc.netrc(os.environ.get("NETRC"))
+        saved = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
         key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
-    if not (wanted and key and importlib.util.find_spec("wandb")):
+    if not (wanted and key):
         return None
-    import wandb
     try:
+        import wandb
         return wandb.Api(timeout=8)                          # it asks who we are
     except Exception as error:                               # theirs, of any kind
-        raise OSError(f"{url} does not answer, or refuses the key: {brief(error)}") from None
+        if type(error) is ModuleNotFoundError and not config.run:
+            return None
+        raise OSError(f"{url} does not answer, refuses the key, or wandb is not installed (--wandb "
+                      f"off does without): {brief(error)}") from None
+
+def latest(api, path):
+    """-> the newest version of an artifact; None: there is none. What else fails, raises."""
+    try:
+        return api.artifact(path + ":latest")
+    except Exception as error:
+        if "not found" not in str(error):                    # artifact_exists(): any error is a no
+            raise
 
 def run_path(config, text=""):
     """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
@@ -657,7 +687,7 @@ def run_path(config, text=""):
     if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
         raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
                         "[entity/]project/ may stand before it")
-    return name if "/" in name else os.environ.get("WANDB_PROJECT", "shebang") + "/" + name
+    return name if "/" in name else (os.environ.get("WANDB_PROJECT") or "shebang") + "/" + name
 
 def decide(config, **values):
     """-> config with these values, as if they had been typed"""
@@ -673,7 +703,7 @@ def rows_of(path, written=None):
     if not os.path.exists(path):
         return
     line, last = "", False
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:
         names = f.readline().strip().split(",")
         while not last:
             last = not written or written.wait(0.5)          # then all is there
@@ -744,7 +774,8 @@ class Track:
             entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
             job_type=self.stage, config=self.about | self.notes, reinit="create_new", settings=dict(
                 console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
-        print("W&B:", run.url or f"recording the run {self.stage}, `wandb leet` shows it")
+        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
+        print(f"W&B: {url}\n", end="")                       # at once: another thread prints, too
         return run
 
     def send(self, run, outputs, inputs):
@@ -763,7 +794,6 @@ class Track:
                 except Exception as error:                   # the next one, perhaps
                     print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
                 sent = time.time()
-        self.put(run, run.log_artifact, outputs)
         if samples and step >= run.starting_step:
             shown = {"samples": wandb.Table(columns=["step", "sample"], data=samples)}
             file = os.path.join(self.config.out_dir, "curves.png")
@@ -771,15 +801,20 @@ class Track:
             if os.path.exists(file):
                 shown["curves"] = wandb.Image(file)
             run.log(shown, step=step)
+        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
+        self.put(run, run.log_artifact, outputs if told or not run.offline else outputs | inputs)
 
     def put(self, run, publish, artifacts):
         """New versions; once one is safe, the older ones go: storage does not grow."""
         import wandb
-        if not run.offline:
-            connect(self.config)                             # raises where an upload would hang
+        api, mine = connect(self.config), self.about | self.notes      # raises, and does not hang
         for name, files in artifacts.items():
+            newest = api and latest(api, f"{run.entity}/{run.project}/{run.group}-{name}")
+            there = newest.metadata if newest and name in ("gpt", "gpt-state") else {}
+            if there.get("origin") == mine.get("origin") and age(there) > age(mine):
+                raise OSError(f"step {there['step']} of this run is there, from another machine")
             kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=self.about | self.notes)
+            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=mine)
             for inside, path in files.items():
                 if os.path.exists(path):
                     artifact.add_file(path, inside, skip_cache=True)
@@ -790,6 +825,9 @@ class Track:
                 for old in artifact.collection.artifacts():
                     if "latest" not in old.aliases:
                         old.delete(delete_aliases=True)
+
+def age(saved):
+    return saved.get("branch", -1), saved.get("step", -1)
 
 def about(saved):
     """A checkpoint -> what decides its numbers: who has the same is the same run, on any machine"""
@@ -835,12 +873,13 @@ def upload(config):
 
 def download(api, path, folder):
     """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
-    if not api.artifact_exists(path + ":latest"):
+    if not (artifact := latest(api, path)):
         return False
-    artifact = api.artifact(path + ":latest")
     os.makedirs(folder, exist_ok=True)
+    for killed in glob.glob(os.path.join(glob.escape(folder), ".download-*")):
+        shutil.rmtree(killed)
     for _ in range(2):
-        with (tempfile.TemporaryDirectory(dir=folder, prefix=".") as root,
+        with (tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as root,
               contextlib.suppress(ValueError)):              # not what the digest says: once more
             artifact.download(root, skip_cache=True)
             artifact.verify(root)
@@ -877,10 +916,11 @@ def fetch(config):
         for name, file in wanted.items():
             if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
                 write(at("wandb", "sent-" + name), b"online")
-        state = path + "-gpt-state"
-        if not api.artifact_exists(state + ":latest"):
+        if not (state := latest(api, path + "-gpt-state")):
             return config
-        there, mine = api.artifact(state + ":latest").metadata, {"origin": here.get("origin")}
+        there, mine = state.metadata, {"origin": here.get("origin")}
+        if there["tokenizer"] == "bytes" and not os.path.exists(config.tokenizer):
+            config = decide(config, tokenizer="bytes")
         if not here:                                         # a name can go on with other settings
             typed = given(config) - {"max_steps", "decay"} if not config.run else ()
             mine = {name: getattr(config, name) for name in typed}
@@ -888,16 +928,17 @@ def fetch(config):
             mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
         if there | mine != mine | there:                     # of what both have, something differs
             raise (UserError if config.run else ValueError)(
-                f"W&B has {path} with other settings: another --run starts one of its own")
-        if not here or (there["branch"], there["step"]) > (here["branch"], here["step"]):
-            download(api, state, at("gpt"))
+                f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
+        if age(there) > age(here):
+            for name in "gpt", "gpt-state":                  # the state last: it decides
+                download(api, f"{path}-{name}", at("gpt"))
             write(at("wandb", "sent-gpt"), b"online")
             print(f"W&B: {path} was left at step {there['step']}")
     except UserError:
         raise
     except Exception as error:                               # theirs, of any kind
         if config.run and not here:
-            raise UserError(f"W&B: {brief(error)}; --wandb off trains without") from None
+            raise UserError(f"W&B: {brief(error)}") from None
         print(f"W&B: {brief(error)}; going on with what is here", file=sys.stderr)
         config = decide(config, wandb="offline")
     return config
@@ -1018,7 +1059,7 @@ def open_metrics(path, step):
     """-> the csv, opened to go on at `step`: without later rows, and one that a kill has torn"""
     lines = [",".join(METRICS) + "\n"]
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
                 at = line.split(",")[0]
                 lines += [line] if line.endswith("\n") and at.isdigit() and int(at) < step else []
@@ -1296,6 +1337,7 @@ def picture(path, draw, *what):
     except ImportError:
         return print("no picture: `pip install matplotlib` gets what draws it")
     print(f"drawing {path}", flush=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     figure = Figure(layout="constrained")
     draw(figure, *what)
     with warnings.catch_warnings(record=True):               # a letter that the font lacks is a box
@@ -1378,8 +1420,9 @@ def draw_walk(figure, names, stages, vocab):
     shares, best = torch.stack([p for stage, p in stages if stage == "next?"]).max(-1)
     depths = ["embeddings", *(f"after layer {n}" for n in range(1, len(best)))]
     n_layer, nh = len(best) - 1, len(maps) // (len(best) - 1)
-    figure.set_size_inches(max(3 * n_layer, 0.6 * len(names)) + 1, 3 * nh + 0.35 * n_layer + 2)
-    upper, lower = figure.subfigures(2, height_ratios=[3 * nh, 0.35 * n_layer + 2])
+    high, low = max(3, 0.2 * len(names)) * nh, 0.35 * n_layer + 2
+    figure.set_size_inches(max(3 * n_layer, 0.6 * len(names)) + 1, high + low)
+    upper, lower = figure.subfigures(2, height_ratios=[high, low])
     upper.suptitle("attention: how much a row's token looks at those of the columns")
     panels = upper.subplots(nh, n_layer, sharex=True, sharey=True, squeeze=False)
     future = torch.full((len(names), len(names)), math.nan).triu(1)    # is not looked at: grey
@@ -1393,7 +1436,7 @@ def curves(config):
     """-> {name: [(step, bits per byte), ...]}: levels to compare with, training, validation"""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
     rows = [*rows_of(at("gpt", "metrics.csv"))]
-    val = [(row["step"], row["val_bpb"]) for row in rows if "val_bpb" in row]
+    val = [(row["step"], row["val_bpb"]) for row in rows if row.get("val_bpb", 1e9) < 1e9]
     train = [(row["step"], row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
     if not (val and train):
         raise UserError(f"nothing to draw in {config.out_dir} yet: `python gpt.py` trains a model")
@@ -1418,12 +1461,12 @@ def chart(lines, width=60, height=13):
     """{name: [(step, value), ...]} -> text, on a log scale; the name stands where the line ends"""
     steps, values = zip(*itertools.chain(*lines.values()))
     last, top = max(1, *steps), max(values)
-    ratio = (0.99 * min(values) / top) ** (1 / (height - 1)) # of each row to the one above
+    ratio = (0.99 * max(1e-3, min(values)) / top) ** (1 / (height - 1))        # of row to row
     rows = [[" "] * width for _ in range(height)]
     for name, points in lines.items():
         mark = {"training": "•", "validation": "●"}.get(name, "─")
         for step, value in points:
-            row = rows[round(math.log(value / top, ratio))]
+            row = rows[round(math.log(max(1e-3, value) / top, ratio))]
             row[round((width - 1) * step / last)] = mark
         row.append(f" {name} {value:.3f}")
     rows = [f"{top * ratio ** n:6.2f} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
@@ -1506,24 +1549,35 @@ def trial(config, search, loaded, name, settings, report=None):
 def sweep(config, search, space, run_trial):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     import wandb
-    os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT", "shebang")
+    os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT") or "shebang"
+    stopped = []
+    def stop(*_):                                            # W&B ends its trial like the hopeless
+        stopped.append(True)                                 # ones, but it is to be made again
+        raise KeyboardInterrupt
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
-            run.summary.update(run_trial(run.id, dict(run.config), run.log))
+            row = run_trial(run.id, dict(run.config), run.log)
+            run.summary.update({} if stopped else row)
     def done():
-        summaries = (run.summary for run in wandb.Api().sweep(f"{project}/{ident}").runs)
+        summaries = (run.summary for run in wandb.Api().sweep(path).runs)
         return [dict(row) for row in summaries if "trial" in row]
+    before = signal.signal(signal.SIGINT, stop)
     try:
         parameters = {name: {"values": values} for name, values in space.items()}
-        ident = config.sweep or os.path.exists(search) and read(search)[0]
-        ident = ident or wandb.sweep(SWEEP | {"parameters": parameters}, project=project)
-        write(search, ident.encode())
-        print(f"others join with  python gpt.py --tune {config.tune} --sweep {ident}")
+        path = config.sweep or os.path.exists(search) and read(search)[0]
+        path = path or wandb.sweep(SWEEP | {"parameters": parameters}, project=project)
+        write(search, path.encode())
+        print(f"others join with  python gpt.py --tune {config.tune} --sweep {path}")
+        path = path if "/" in path else f"{project}/{path}"
         if (left := config.tune - len(done())) > 0:
-            wandb.agent(ident, follow, project=project, count=left)
+            wandb.agent(path, follow, count=left)
+        if stopped:
+            raise KeyboardInterrupt
         return done()
     except (wandb.Error, ValueError) as error:
         raise UserError(f"W&B: {brief(error)}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 @plainly
 def tune(config):
@@ -1534,6 +1588,8 @@ def tune(config):
     space = {name: values for name, values in SPACE.items() if name not in typed}
     search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
     search = os.path.join(config.out_dir, "tune", search)
+    for killed in glob.glob(glob.escape(search) + "-*/"):
+        shutil.rmtree(killed)
     run_trial = functools.partial(trial, config, search, loaded)
     if connect(config) or config.sweep:
         rows = sweep(config, search, space, run_trial)
@@ -1560,7 +1616,8 @@ def tune(config):
 def main():
     config = parse(Config)
     works = explain, plot, tune, upload, fetch, sample
-    asked = [work for work in works if work.__name__ in given(config)]
+    asked = [work for work in works if work.__name__ in given(config)
+             and getattr(config, work.__name__) is not False]
     (asked or [train])[0](config)
 
 if __name__ == "__main__":

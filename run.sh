@@ -44,8 +44,9 @@ models="bigram_counts bigram_nn bigram_nn_64 gpt"            # their folders in 
 # A run has a name at Weights & Biases: RUN, or one made of the text. out/ holds one, and remembers it.
 has_run=; chosen=
 if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
-[ -z "${RUN-}" ] || [ -z "$has_run" ] || [ "${RUN##*/}" = "${has_run##*/}" ] ||
-    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-${has_run##*/}"
+case ${RUN-} in *[!A-Za-z0-9_./-]*) fail "RUN=$RUN: a run's name has letters, digits, - and _" ;; esac
+case /$has_run in / | */"${RUN:-${has_run##*/}}") ;; *)
+    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-${has_run##*/}" ;; esac
 [ "$chosen" != chosen ] || RUN=$has_run
 host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%/*}
 has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"; }; }
@@ -197,7 +198,7 @@ for model in $models; do
         aside out/$model "$why"
     fi
 done
-echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from      # last: a kill above repeats, and loses nothing
+[ "$now" = "$was" ] || { echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from; }      # last: a kill above repeats, and loses nothing
 shopt -s extglob; stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}      # the name that gpt.py would give it
 stem=${stem//+([^A-Za-z0-9])/-}; is_run="${stem:0:33}-${now:0:6}"; [ -z "${RUN-}" ] || is_run="$RUN chosen"
 [ "$has_run${chosen:+ $chosen}" = "$is_run" ] || { echo "$is_run" > out/run.tmp; mv out/run.tmp out/run; }
@@ -209,7 +210,7 @@ echo "out/tokenizer.json is there"
 stage() {
     model=$1; said=out/$1/samples.txt; shift
     if ! row "$model" > /dev/null; then
-        rm -f "$said"
+        rm -f "$said" "out/$model/result.json"               # or gpt.py takes what is damaged for finished
         session=; [ $model != gpt ] || session="${RUN:+--run=$RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
         status=0; run "$python" "$@" --input "$text" $session || status=$?
         if [ $status = 0 ] && [ -n "${MAX_MINUTES-}" ] && ! row "$model" > /dev/null; then

@@ -394,6 +394,18 @@ def test_a_sweep_and_a_machine_that_joins(shop, tmp_path):
     again = shop.run("gpt.py", *TUNE, "--tune", 2, env=home, patch=patch)      # done: no new trial
     assert again.returncode == 0 and len(table(again)) == 3 and "steps of" not in again.stdout
 
+@pytest.mark.skipif(not KEY, reason="no W&B server: WANDB_BASE_URL and WANDB_API_KEY name one")
+def test_an_interrupted_sweep_makes_its_trial_again(shop, tmp_path):
+    home = {**ONLINE, "HOME": str(tmp_path), "WANDB_PROJECT": "shebang-sweeps"}
+    flags = [*TUNE, "--trial-seconds", 4, "--tune", 2]
+    run = shop.start("gpt.py", *flags, env=home, patch=SMALL + "; SWEEP.update(method='random')")
+    run.until("--- trial")
+    time.sleep(2)
+    run.kill(signal.SIGINT)
+    assert run.wait().returncode == 130
+    again = shop.run("gpt.py", *flags, env=home, patch=SMALL)
+    assert again.returncode == 0 and len(re.findall(r"^ *\w+ +[\d.]{3,12} +\d+ ", again.stdout, re.MULTILINE)) == 2
+
 # -----------------------------------------------------------------------------
 # progress
 

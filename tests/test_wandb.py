@@ -269,6 +269,22 @@ def test_five_kills_and_machines(api, server, tmp_path):
     assert [row["_step"] for row in theirs] == list(range(1501))
     assert len(versions(api, name, "gpt-state")) <= 2 and len(versions(api, name, "gpt")) <= 2
 
+def test_a_machine_that_slept(api, server, tmp_path):
+    """It is behind when it wakes: what another one has brought to an end stays, and is what it goes on with."""
+    name = new_name()
+    slow, fast = (shop_at(server, tmp_path / folder) for folder in ("slow", "fast"))
+    run = slow.start("gpt.py", *TINY, "--max-steps", 3000, "--run", name, "--upload-minutes", 0.01, env=ONLINE)
+    wait_for(lambda: versions(api, name, "gpt-state"))
+    run.kill(signal.SIGSTOP)
+    (fast.path / "input.txt").unlink()
+    assert "was left at step" in fast.run("gpt.py", *TINY, "--max-steps", 3000, "--run", name, env=ONLINE).stdout
+    run.kill(signal.SIGTERM)
+    run.kill(signal.SIGCONT)
+    assert "of this run is there, from another machine" in run.wait().stderr
+    assert [version.metadata["step"] for version in versions(api, name, "gpt-state")] == [3000]
+    assert "finished at step 3000" in slow.run("gpt.py", *TINY, "--run", name, env=ONLINE).stdout
+    assert equal(slow.load("out/gpt/model.pt")["weights"], fast.load("out/gpt/model.pt")["weights"])
+
 def test_other_settings_under_the_same_name(api, server, tmp_path):
     name = new_name()
     one, other = (shop_at(server, tmp_path / folder) for folder in ("one", "other"))
