@@ -930,8 +930,9 @@ def fetch(config):
             raise (UserError if config.run else ValueError)(
                 f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
         if age(there) > age(here):
-            for name in "gpt", "gpt-state":                  # the state last: it decides
-                download(api, f"{path}-{name}", at("gpt"))
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(at("gpt", "model.pt"))             # outdated; the state knows the best one
+            download(api, path + "-gpt-state", at("gpt"))
             write(at("wandb", "sent-gpt"), b"online")
             print(f"W&B: {path} was left at step {there['step']}")
     except UserError:

@@ -203,7 +203,8 @@ def test_damaged_checkpoints(script, trained, tmp_path):
     torch.save({"config": {"tokenizer": "bytes"}, "tokenizer": "0" * 16}, shop.path / "almost.pt")
     foreign = [(shop.path / f"{name}.pt").read_bytes() for name in ("tensor", "dict")] + [other.read_bytes()]
     cuts = [whole[:int(share * len(whole))] for share in (0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999)]
-    for bad in (*cuts, *foreign, b"garbage" * 1000, b"\x80\x04K\x01.", b"\x80\x02}q\x00."):
+    holes = [whole[:at] + bytes(100) + whole[at + 100:] for at in range(1000, len(whole) - 1000, len(whole) // 7)]
+    for bad in (*cuts, *holes, *foreign, b"garbage" * 1000, b"\x80\x04K\x01.", b"\x80\x02}q\x00."):
         path.write_bytes(bad)
         error = shop.fails(script, "--sample")
         assert "model.pt" in error and f"python {script}" in error, (len(bad), error)

@@ -1,5 +1,5 @@
 """bpe.py against rustbpe (merges), tokenizers and tiktoken (ids), a slow reference, and itself."""
-import gc, itertools, json, os, random, re, subprocess, sys, unicodedata
+import gc, itertools, json, os, random, re, signal, subprocess, sys, time, unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -140,6 +140,26 @@ def test_processes_count_like_one(prose, monkeypatch):
     monkeypatch.setattr(sys, "platform", "one without fork")
     assert count_chunks([text, "the end"]) == counts
 
+@pytest.mark.skipif(sys.platform != "linux", reason="one process does all")
+def test_processes_that_are_killed(tmp_path):
+    """One of them: an error, no waiting for ever. The first one: the others do not stay."""
+    (tmp_path / "input.txt").write_text(PROSE * 20_000)
+    command = [sys.executable, str(ROOT / "bpe.py"), "--input", "input.txt"]
+    for victim in (1, 0):
+        child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while len(family := [child.pid, *children(child.pid)]) < 2:
+            assert child.poll() is None
+            time.sleep(0.01)
+        os.kill(family[victim], signal.SIGKILL)
+        errors = child.communicate(timeout=30)[1]
+        assert victim == 0 or (child.returncode, errors) == (1, "error: out of memory: less text or smaller numbers take less\n")
+        end = time.time() + 10
+        while any(os.path.exists(f"/proc/{pid}") for pid in family):
+            assert time.time() < end
+            time.sleep(0.01)
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 # --- ids ---
 
@@ -199,6 +219,10 @@ def test_long_chunks_are_merged_like_short_ones(prose):
                 while pairs := [tokenizer.merged[p] for p in zip(word, word[1:]) if p in tokenizer.merged]:
                     word = word.replace(tokenizer.pair[min(pairs)], min(pairs))
                 assert tokenizer._tokens(part) == word
+
+def test_learning_from_a_text_without_a_blank():
+    dna = "".join(random.Random(0).choices("acgt", k=300_000))
+    assert trained(dna, 400).pieces[:-1] == rust_pieces(dna, 400)
 
 def test_a_megabyte_without_a_blank(prose):
     text = "a" * 1_000_000

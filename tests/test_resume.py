@@ -317,9 +317,9 @@ def truncate(path, share=0.5):
     path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
 
 def test_torn_metrics(half, whole, tmp_path):
-    for tail in ("22,3.4", "22", "\n", "22,3,4,5,6,7,8,9,10,1", "9999,1,1,1,1,1,1,1,1,1\n", "x\n\n,,,\n"):
+    for tail in (b"22,3.4", b"22", b"\n", b"22,3,4,5,6,7,8,9,10,1", b"9999,1,1,1,1,1,1,1,1,1\n", b"x\n\n,,,\n", b'22,3,"\xef\xbf'):
         shop = half.fork(tmp_path / f"shop{len(tail)}")
-        with open(shop.path / "out/gpt/metrics.csv", "a") as f:
+        with open(shop.path / "out/gpt/metrics.csv", "ab") as f:
             f.write(tail)
         shop.ok("gpt.py")
         assert_same_run(shop, whole)

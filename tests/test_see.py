@@ -195,6 +195,11 @@ def test_curves_of_half_a_csv(gpt, shop, torn, monkeypatch):
     for name, level in ("raw bytes", 8.0), ("bigram_counts", 2.5):
         steps, values = zip(*lines[name])
         assert {*values} == {level} and steps[0] == 0 and steps[-1] >= 3 and steps == tuple(sorted(steps))
+    with open(shop.path / "out/gpt/metrics.csv", "ab") as f:
+        f.write(b'"\xef')                                    # half a character; losses of 0 are none on a log scale
+    shop.write("out/bigram_nn/result.json", json.dumps(dict(val_bpb=0.0)))
+    shop.ok("gpt.py", "--plot")
+    (shop.path / "out/bigram_nn/result.json").unlink()
     shown = shop.ok("gpt.py", "--plot")
     assert len(shown.splitlines()) <= 18 and not CONTROL.search(shown) and max(map(len, shown.splitlines())) <= 100
     assert all(f" {end}" in shown for end in ("validation 2.200", "training 2.000", "raw bytes 8.000", "bigram_counts 2.500"))

@@ -274,7 +274,7 @@ def test_a_machine_that_slept(api, server, tmp_path):
     name = new_name()
     slow, fast = (shop_at(server, tmp_path / folder) for folder in ("slow", "fast"))
     run = slow.start("gpt.py", *TINY, "--max-steps", 3000, "--run", name, "--upload-minutes", 0.01, env=ONLINE)
-    wait_for(lambda: versions(api, name, "gpt-state"))
+    wait_for(lambda: api.artifact_exists(f"shebang-tests/{name}-gpt-state:latest"))
     run.kill(signal.SIGSTOP)
     (fast.path / "input.txt").unlink()
     assert "was left at step" in fast.run("gpt.py", *TINY, "--max-steps", 3000, "--run", name, env=ONLINE).stdout
@@ -282,7 +282,7 @@ def test_a_machine_that_slept(api, server, tmp_path):
     run.kill(signal.SIGCONT)
     assert "of this run is there, from another machine" in run.wait().stderr
     assert [version.metadata["step"] for version in versions(api, name, "gpt-state")] == [3000]
-    assert "finished at step 3000" in slow.run("gpt.py", *TINY, "--run", name, env=ONLINE).stdout
+    assert "was left at step 3000" in slow.run("gpt.py", *TINY, "--run", name, env=ONLINE).stdout
     assert equal(slow.load("out/gpt/model.pt")["weights"], fast.load("out/gpt/model.pt")["weights"])
 
 def test_other_settings_under_the_same_name(api, server, tmp_path):
@@ -359,6 +359,9 @@ def test_no_key_then_sync(api, server, tmp_path):
                    cwd=shop.path, env={**os.environ, **ONLINE, "WANDB_DATA_DIR": str(shop.path / "out/wandb")})
     assert_mirrored(api, name, shop)
     assert api.artifact(f"shebang-tests/{name}-gpt-state:latest").metadata["step"] == STEPS
+    elsewhere = shop_at(server, tmp_path / "elsewhere")
+    (elsewhere.path / "input.txt").unlink()                  # the text is there, too, and that it is of bytes
+    assert "finished at step" in elsewhere.run("gpt.py", "--run", name, env=ONLINE).stdout
 
 def test_no_key_then_run_sh_with_one(api, tmp_path):
     name, here = new_name(), clone(tmp_path / "here")
@@ -489,7 +492,7 @@ def test_a_long_name_and_none(server, tmp_path):
 
 def test_nothing_piles_up(api, server, tmp_path):
     shop, flags = shop_at(server, tmp_path / "shop"), ["gpt.py", *TINY, "--max-steps", 9999, "--max-minutes", 0.02, "--run", new_name()]
-    for env, most in ((NO_KEY, 5), (NO_KEY, 5), (ONLINE, 1), (ONLINE, 1)):
+    for env, most in ((NO_KEY, 6), (NO_KEY, 6), (ONLINE, 1), (ONLINE, 1)):     # text, model.pt, STATE
         shop.ok(*flags, env=env)
         assert len([path for path in shop.path.glob("out/wandb/staging-gpt/**/*") if path.is_file()]) <= most
         assert len([*shop.path.glob("out/wandb/*run-*")]) == 1
