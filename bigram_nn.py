@@ -22,8 +22,8 @@ from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
-# a thread that waits for others soon sleeps: no slower, and beside another busy process 320 ms a step
-# of gpt.py, where torch's default took 250 to 1,100
+# a thread that waits for others soon sleeps: no slower alone, and beside another training 320 ms a
+# step of gpt.py, where torch's default took 250 to 1,100
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
@@ -57,7 +57,7 @@ def plainly(function):
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:         # torch's is the latter
-            if "memory" not in f"{error!r}".lower():
+            if not re.search("MemoryError|(out of|not enough|allocate) memory", repr(error)):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
@@ -540,9 +540,9 @@ def train(config):
     if not config.n_embd and V > 16384:
         raise UserError(f"a table of {V:,} x {V:,} logits is too large: --n-embd 64 is not")
     if not all(1 <= n <= 1e6 for n in (config.max_steps, config.block_size, config.batch_size)):
-        raise UserError("--max-steps, --block-size and --batch-size are 1 or more, a million at most")
+        raise UserError("--max-steps, --block-size and --batch-size are 1 to a million")
     if not all(0 <= x <= 1e6 for x in (config.n_embd, config.lr, config.weight_decay)):
-        raise UserError("--n-embd, --lr and --weight-decay are 0 or more, a million at the most")
+        raise UserError("--n-embd, --lr and --weight-decay are 0 to a million")
     data, held_out, text = load_data(config, tokenizer, config.block_size)
 
     torch.manual_seed(config.seed)

@@ -52,7 +52,7 @@ def plainly(function):
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:         # torch's is the latter
-            if "memory" not in f"{error!r}".lower():
+            if not re.search("MemoryError|(out of|not enough|allocate) memory", repr(error)):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)

@@ -24,8 +24,8 @@ from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
-# a thread that waits for others soon sleeps: no slower, and beside another busy process 320 ms a step
-# of gpt.py, where torch's default took 250 to 1,100
+# a thread that waits for others soon sleeps: no slower alone, and beside another training 320 ms a
+# step of gpt.py, where torch's default took 250 to 1,100
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
@@ -60,7 +60,7 @@ def plainly(function):
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:         # torch's is the latter
-            if "memory" not in f"{error!r}".lower():
+            if not re.search("MemoryError|(out of|not enough|allocate) memory", repr(error)):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)

@@ -361,7 +361,7 @@ def test_no_key_then_sync(api, server, tmp_path):
     assert api.artifact(f"shebang-tests/{name}-gpt-state:latest").metadata["step"] == STEPS
     elsewhere = shop_at(server, tmp_path / "elsewhere")
     (elsewhere.path / "input.txt").unlink()                  # the text is there, too, and that it is of bytes
-    assert "finished at step" in elsewhere.run("gpt.py", "--run", name, env=ONLINE).stdout
+    assert f"was left at step {STEPS}" in elsewhere.run("gpt.py", "--run", name, env=ONLINE).stdout
 
 def test_no_key_then_run_sh_with_one(api, tmp_path):
     name, here = new_name(), clone(tmp_path / "here")
