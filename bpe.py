@@ -122,15 +122,17 @@ def spread(work, pieces):
         from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
         cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
         try:
-            with Pool(cores, get_context("fork"), start_worker, (work, pieces)) as pool:
+            with Pool(cores, get_context("fork"), start_worker, (work, pieces, os.getpid())) as pool:
                 yield from pool.map(nth, range(len(pieces)), chunksize=some)
         except BrokenExecutor:
             raise MemoryError from None                      # what else would have killed one?
 
-def start_worker(work, pieces):
+def start_worker(work, pieces, parent):
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
+    if os.getppid() != parent:                               # it has gone already
+        os._exit(1)
 
 def nth(n):
     return nth.work(nth.pieces[n])
