@@ -16,7 +16,7 @@ add a little to every count (what was never seen is not impossible), divide by t
 One token of context is little, and yet the text it makes has the letter-feel of the original.
 bigram_nn.py learns the same table by gradient descent, gpt.py looks at more than one token.
 """
-import argparse, builtins, codecs, ctypes, functools, glob, hashlib, io, itertools, json, math
+import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math
 import os, pickle, re, signal, sys, threading, time, warnings, zipfile
 from array import array
 from dataclasses import asdict, dataclass, field, fields
@@ -128,6 +128,7 @@ def spread(work, pieces):
             raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces, parent):
+    import ctypes
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG

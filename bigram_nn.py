@@ -16,7 +16,7 @@ the share of the counts; and what adding `a` to each count is to the one, the pr
 of every pair there can be, is to the other. With --n-embd tokens that are followed alike get
 vectors alike, so what is learned of one serves the other: fewer numbers, a better prediction.
 """
-import argparse, builtins, codecs, ctypes, functools, glob, hashlib, io, itertools, json, math
+import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math
 import os, pickle, re, signal, sys, threading, time, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -133,6 +133,7 @@ def spread(work, pieces):
             raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces, parent):
+    import ctypes
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG

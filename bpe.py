@@ -18,7 +18,7 @@ chunks (roughly words), and no token ever crosses from one chunk to the next.
 Left out: normalisation (the text that goes in comes out, byte for byte), special tokens other than
 <|endoftext|>, and any package but `regex`.
 """
-import argparse, builtins, ctypes, functools, gc, glob, hashlib, heapq, itertools, json, operator
+import argparse, builtins, functools, gc, glob, hashlib, heapq, itertools, json, operator
 import os, re, shutil, signal, sys, threading, time, unicodedata
 from array import array
 from collections import Counter, defaultdict
@@ -128,6 +128,7 @@ def spread(work, pieces):
             raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces, parent):
+    import ctypes
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG

@@ -136,6 +136,7 @@ def spread(work, pieces):
             raise MemoryError from None                      # what else would have killed one?
 
 def start_worker(work, pieces, parent):
+    import ctypes
     nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
@@ -811,15 +812,16 @@ class Track:
         import wandb
         api, mine = connect(self.config), self.about | self.notes      # raises, and does not hang
         for name, files in artifacts.items():
-            newest = api and latest(api, f"{run.entity}/{run.project}/{run.group}-{name}")
-            there = newest.metadata if newest and name in ("gpt", "gpt-state") else {}
+            path = f"{run.entity}/{run.project}/{run.group}-{name}"
+            newest = api and name in ("gpt", "gpt-state") and latest(api, path)
+            there = newest.metadata if newest else {}
             if there.get("origin") == mine.get("origin") and age(there) > age(mine):
                 raise OSError(f"step {there['step']} of this run is there, from another machine")
             kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
             artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=mine)
-            for inside, path in files.items():
-                if os.path.exists(path):
-                    artifact.add_file(path, inside, skip_cache=True)
+            for inside, file in files.items():
+                if os.path.exists(file):
+                    artifact.add_file(file, inside, skip_cache=True)
             publish(artifact, aliases=["latest", "best"])
             if not run.offline:
                 artifact.wait(600)
@@ -1463,13 +1465,13 @@ def plot(config):
 def chart(lines, width=60, height=13):
     """{name: [(step, value), ...]} -> text, on a log scale; the name stands where the line ends"""
     steps, values = zip(*itertools.chain(*lines.values()))
-    last, top = max(1, *steps), max(values)
-    ratio = (0.99 * max(1e-3, min(values)) / top) ** (1 / (height - 1))        # of row to row
+    last, top, low = max(1, *steps), max(values), max(1e-3, 0.99 * min(values))
+    ratio = (low / top) ** (1 / (height - 1))                # of each row to the one above
     rows = [[" "] * width for _ in range(height)]
     for name, points in lines.items():
         mark = {"training": "•", "validation": "●"}.get(name, "─")
         for step, value in points:
-            row = rows[round(math.log(max(1e-3, value) / top, ratio))]
+            row = rows[round(math.log(max(low, value) / top, ratio))]
             row[round((width - 1) * step / last)] = mark
         row.append(f" {name} {value:.3f}")
     rows = [f"{top * ratio ** n:6.2f} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
@@ -1591,8 +1593,6 @@ def tune(config):
     space = {name: values for name, values in SPACE.items() if name not in typed}
     search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
     search = os.path.join(config.out_dir, "tune", search)
-    for killed in glob.glob(glob.escape(search) + "-*/"):
-        shutil.rmtree(killed)
     run_trial = functools.partial(trial, config, search, loaded)
     if connect(config) or config.sweep:
         rows = sweep(config, search, space, run_trial)
