@@ -294,7 +294,7 @@ def bench_gpt(args, folder):
 
 def bench_sample(args, folder):
     ours, peer = ([sys.executable, "-c", MODELS + SPEAK + code + MEDIAN] for code in SPEAKERS.values())
-    compare("sample 256 tokens, one stream", {"gpt.py": ours}, {"transformers": peer}, rounds=3, tokens=256)
+    compare("sample 256 tokens, one stream", {"gpt.py": ours}, {"transformers": peer}, rounds=9, tokens=256)
 
 def bench_start(args, folder):
     shape = [f"--{name.replace('_', '-')}={value}" for name, value in SHAPE.items()]
