@@ -121,27 +121,34 @@ def write(path, data):
 def spread(work, pieces):
     """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
     if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
-    else:
-        from multiprocessing import get_context              # 9 ms, for large texts alone
-        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
-        cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        try:
-            with Pool(cores, get_context("fork"), start_worker, (work, pieces, os.getpid())) as pool:
-                yield from pool.map(nth, range(len(pieces)), chunksize=some)
-        except BrokenExecutor:
-            raise MemoryError from None                      # what else would have killed one?
-
-def start_worker(work, pieces, parent):
-    import ctypes
-    nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
-    if os.getppid() != parent:                               # it has gone already
-        os._exit(1)
-
-def nth(n):
-    return nth.work(nth.pieces[n])
+        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+    cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
+    parts, workers = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
+    for core in range(cores):
+        out, into = os.pipe()
+        if not (pid := os.fork()):                           # a copy of this process and all it has
+            try:
+                signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the first process
+                os.closerange(3, into)                       # if that ends, our writing fails
+                with open(into, "wb") as pipe:
+                    for part in parts[core::cores]:
+                        pickle.dump([*map(work, part)], pipe)
+                        pipe.flush()
+            finally:
+                os._exit(0)
+        os.close(into)
+        workers.append((pid, open(out, "rb")))
+    try:
+        for n, part in enumerate(parts):
+            try:
+                results = pickle.load(workers[n % cores][1])
+            except (EOFError, pickle.UnpicklingError):       # killed, or work() raises
+                results = map(work, part)
+            yield from results
+    finally:
+        for pid, pipe in workers:
+            pipe.close()
+            os.waitpid(pid, 0)
 
 # -----------------------------------------------------------------------------
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
@@ -319,11 +326,13 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
-    ids, end = array(tokenizer.typecode), array(tokenizer.typecode, [tokenizer.eot])
-    encoded = spread(lambda part: tokenizer.encode(part) if part else end, parts)  # "": a text's end
-    for _, new in zip(progress("characters tokenised:", parts), encoded):
-        ids.extend(new)
+    texts = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
+    parts, ids = [*itertools.chain(*texts)], array(tokenizer.typecode)
+    encoded = zip(progress("characters tokenised:", parts), spread(tokenizer.encode, parts))
+    for text in texts:
+        for _, new in itertools.islice(encoded, len(text)):
+            ids.extend(new)
+        ids.append(tokenizer.eot)
     dtype = torch.uint16 if ids.itemsize == 2 else torch.int32
     return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none ends after the last
 
@@ -628,7 +637,7 @@ def sample(config):
 # see: what makes things visible (same in bigram_nn.py and gpt.py)
 
 def visible(piece):
-    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    """bytes -> str in which all can be seen: blanks as · ↵ →, the unprintable as \\x00."""
     text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -19,7 +19,7 @@ Left out: normalisation (the text that goes in comes out, byte for byte), specia
 <|endoftext|>, and any package but `regex`.
 """
 import argparse, builtins, functools, gc, glob, hashlib, heapq, itertools, json, operator
-import os, re, shutil, signal, sys, threading, time, unicodedata
+import os, pickle, re, shutil, signal, sys, threading, time, unicodedata
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
@@ -116,27 +116,34 @@ def write(path, data):
 def spread(work, pieces):
     """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
     if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        yield from map(work, pieces)                         # forks are unsafe on macOS, in threads
-    else:
-        from multiprocessing import get_context              # 9 ms, for large texts alone
-        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor as Pool
-        cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-        try:
-            with Pool(cores, get_context("fork"), start_worker, (work, pieces, os.getpid())) as pool:
-                yield from pool.map(nth, range(len(pieces)), chunksize=some)
-        except BrokenExecutor:
-            raise MemoryError from None                      # what else would have killed one?
-
-def start_worker(work, pieces, parent):
-    import ctypes
-    nth.work, nth.pieces = work, pieces                      # a fork has them: nothing is sent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the first process, and
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)               # we go with it: PR_SET_PDEATHSIG
-    if os.getppid() != parent:                               # it has gone already
-        os._exit(1)
-
-def nth(n):
-    return nth.work(nth.pieces[n])
+        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+    cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
+    parts, workers = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
+    for core in range(cores):
+        out, into = os.pipe()
+        if not (pid := os.fork()):                           # a copy of this process and all it has
+            try:
+                signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the first process
+                os.closerange(3, into)                       # if that ends, our writing fails
+                with open(into, "wb") as pipe:
+                    for part in parts[core::cores]:
+                        pickle.dump([*map(work, part)], pipe)
+                        pipe.flush()
+            finally:
+                os._exit(0)
+        os.close(into)
+        workers.append((pid, open(out, "rb")))
+    try:
+        for n, part in enumerate(parts):
+            try:
+                results = pickle.load(workers[n % cores][1])
+            except (EOFError, pickle.UnpicklingError):       # killed, or work() raises
+                results = map(work, part)
+            yield from results
+    finally:
+        for pid, pipe in workers:
+            pipe.close()
+            os.waitpid(pid, 0)
 
 # -----------------------------------------------------------------------------
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
@@ -418,7 +425,7 @@ def train(config):
 # show: a text cut into its tokens
 
 def visible(piece):
-    """bytes -> str in which all can be seen: blanks as · ↵ →, what no terminal prints as \\x00."""
+    """bytes -> str in which all can be seen: blanks as · ↵ →, the unprintable as \\x00."""
     text = piece.decode("utf-8", "backslashreplace").translate({32: "·", 10: "↵", 9: "→"})
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -41,7 +41,7 @@ def sentences(seed, n_bytes):
 
 SERVER = r'''
 import json, os, runpy, signal, sys, time, traceback
-import regex, torch, torch._dynamo, multiprocessing, concurrent.futures, difflib, unicodedata
+import regex, torch, torch._dynamo, difflib, unicodedata
 from torch.utils.data import DataLoader
 w = torch.nn.Linear(2, 2)                                    # what is imported by the first step
 w(torch.ones(1, 2)).sum().backward()

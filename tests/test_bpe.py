@@ -142,7 +142,7 @@ def test_processes_count_like_one(prose, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="one process does all")
 def test_processes_that_are_killed(tmp_path):
-    """One of them: an error, no waiting for ever. The first one: the others do not stay."""
+    """One of them: the first one does its work. That one: the others do not stay."""
     (tmp_path / "input.txt").write_text(PROSE * 20_000)
     command = [sys.executable, str(ROOT / "bpe.py"), "--input", "input.txt"]
     for victim in (1, 0):
@@ -151,8 +151,8 @@ def test_processes_that_are_killed(tmp_path):
             assert child.poll() is None
             time.sleep(0.01)
         os.kill(family[victim], signal.SIGKILL)
-        errors = child.communicate(timeout=30)[1]
-        assert victim == 0 or (child.returncode, errors) == (1, "error: out of memory: less text or smaller numbers take less\n")
+        errors = child.communicate(timeout=60)[1]
+        assert victim == 0 or (child.returncode, errors) == (0, "")
         end = time.time() + 10
         while any(os.path.exists(f"/proc/{pid}") for pid in family):
             assert time.time() < end
