@@ -1302,6 +1302,8 @@ def train(config, loaded=None, report=None):
             signal.signal(signum, handler)
         written.set()
         track.end()
+    if config.tune and stop == [signal.SIGINT]:
+        raise KeyboardInterrupt                              # ends the search, in a notebook, too
     if stop or step < config.max_steps:
         return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0] if stop else 0)
     if not config.tune:
@@ -1428,8 +1430,7 @@ def explain(config):
         if "looks" in stage or stage in ("next?", "softmax"):
             among, best = names if "looks" in stage else vocab, row.topk(min(5, len(row)))
             shown = " ".join(shade(f"{among[i]:>8} {share:4.0%}", share) for share, i in zip(*best))
-        end = "\n\n" if stage == "next?" else "\n"
-        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}", end=end)
+        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}" + "\n" * (stage == "next?"))
     picture(os.path.join(config.out_dir, "gpt", "explain.png"), draw_walk, names, stages, vocab)
 
 def draw_walk(figure, names, stages, vocab):
@@ -1454,19 +1455,18 @@ def curves(config):
     """-> {name: [(step, bits per byte), ...]}: levels to compare with, training, validation"""
     at, levels = functools.partial(os.path.join, config.out_dir), {"raw bytes": 8.0}
     rows = [*rows_of(at("gpt", "metrics.csv"))]
-    val = [(row["step"], row["val_bpb"]) for row in rows if row.get("val_bpb", 1e9) < 1e9]
-    train = [(row["step"], row["loss"]) for row in rows if row.get("loss", 1e9) < 1e9]
+    val, train = ([(row["step"], row[name]) for row in rows if row.get(name, 1e9) < 1e9]
+                  for name in ("val_bpb", "loss"))
     if not (val and train):
         raise UserError(f"nothing to draw in {config.out_dir} yet: `python gpt.py` trains a model")
+    for name in "bigram_counts", "bigram_nn":
+        for path in find(at(name, "result.json")):           # none, or one
+            levels[name] = json.loads(read(path)[0])["val_bpb"]
+    steps = [rows[-1]["step"] * n / 59 for n in range(60)]
     bpb = torch.tensor([1.0, val[0][1] / rows[0]["val_loss"]])         # of a nat per token
     parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # 60 means: steps are noisy
-    for name in "bigram_counts", "bigram_nn":
-        if os.path.exists(at(name, "result.json")):
-            levels[name] = json.loads(read(at(name, "result.json"))[0])["val_bpb"]
-    steps = torch.linspace(0, rows[-1]["step"], 60).tolist()
-    lines = {name: [(step, level) for step in steps] for name, level in levels.items()}
-    training = [(bpb * part.mean(0)).tolist() for part in parts]
-    return {**lines, "training": training, "validation": val}
+    return {**{name: [(step, level) for step in steps] for name, level in levels.items()},
+            "training": [(bpb * part.mean(0)).tolist() for part in parts], "validation": val}
 
 @plainly
 def plot(config):
@@ -1480,15 +1480,14 @@ def chart(lines, width=60, height=13):
     steps, values = zip(*itertools.chain(*lines.values()))
     last, top, low = max(1, *steps), max(values), max(1e-3, 0.99 * min(values))
     ratio = (low / top) ** (1 / (height - 1))                # of each row to the one above
-    rows = [[" "] * width for _ in range(height)]
+    rows = [[f"{top * ratio ** n:6.2f} │", *" " * width] for n in range(height)]
     for name, points in lines.items():
         mark = {"training": "•", "validation": "●"}.get(name, "─")
         for step, value in points:
             row = rows[round(math.log(max(low, value) / top, ratio))]
-            row[round((width - 1) * step / last)] = mark
+            row[1 + round((width - 1) * step / last)] = mark
         row.append(f" {name} {value:.3f}")
-    rows = [f"{top * ratio ** n:6.2f} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
-    return [*rows, f"step 0 └{'─' * width}┘ {last:,.0f}"]
+    return [*("".join(row).rstrip() for row in rows), f"step 0 └{'─' * width}┘ {last:,.0f}"]
 
 def draw_curves(figure, lines):
     figure.set_size_inches(8, 4.5)
@@ -1504,8 +1503,8 @@ def draw_curves(figure, lines):
 def by_heart(text, known, least=20):
     """-> {at, ...}: where text has so much of `known` word for word; the longest such stretch"""
     marked, longest, start = set(), "", 0
-    for end in progress("characters looked up:", range(least, len(text) + 1)):
-        while end - start >= least and text[start:end] not in known:
+    for end in progress("characters looked up:", range(1, len(text) + 1)):
+        while text[start:end] not in known:
             start += 1
         if end - start >= least:
             marked.update(range(start, end))
@@ -1519,15 +1518,14 @@ def recite(model, tokenizer, config):
         text = json.loads(taste(model, tokenizer, replace(config, seed=config.seed + n), 100))
         marked, stretch = by_heart(text, known)
         longest = max(longest, stretch, key=len)
-        text = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
         print("-" * 20)
-        for mark, places in itertools.groupby(range(len(text)), marked.__contains__):
-            part = "".join(text[at] for at in places)
+        for mark, part in itertools.groupby(enumerate(text), lambda at: at[0] in marked):
+            part = "".join(c if c.isprintable() or c == "\n" else "�" for _, c in part)
             print(shade(part, 1.0, f"⟦{part}⟧") if mark else part, end="")
         print()
-    shown = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}"
+    found = f"the longest, {len(longest)}: {json.dumps(longest, ensure_ascii=False)}"
     print("-" * 20 + "\nmarked: 20 characters or more that the training text has word for word;",
-          shown if longest else "none")
+          found if longest else "none")
 
 SWEEP = {"method": "bayes", "metric": {"name": "val_bpb", "goal": "minimize"},
          "early_terminate": {"type": "hyperband", "min_iter": 3}}      # stops what is hopeless
@@ -1551,8 +1549,6 @@ def trial(config, search, loaded, name, settings, report=None):
         steps = max(20, int(1000 * config.trial_seconds / ms[10]))
         settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
         train.__wrapped__(replace(c, **settings), loaded, report)
-        if not os.path.exists(folder + "/gpt/result.json"):
-            raise KeyboardInterrupt                          # in a notebook, where train comes back
         row = {"trial": name, **json.loads(read(folder + "/gpt/result.json")[0]), **settings}
         write(folder + ".json", json.dumps(row).encode())
         return row
@@ -1567,8 +1563,8 @@ def trial(config, search, loaded, name, settings, report=None):
 def sweep(config, search, space, run_trial):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     import wandb
-    os.environ["WANDB_DIR"], project = config.out_dir, os.environ.get("WANDB_PROJECT") or "shebang"
-    stopped = []
+    os.environ["WANDB_DIR"], stopped = config.out_dir, []
+    os.environ["WANDB_PROJECT"] = os.environ.get("WANDB_PROJECT") or "shebang"
     def stop(*_):                                            # W&B ends its trial like the hopeless
         stopped.append(True)                                 # ones, but it is to be made again
         raise KeyboardInterrupt
@@ -1577,16 +1573,14 @@ def sweep(config, search, space, run_trial):
             row = run_trial(run.id, dict(run.config), run.log)
             run.summary.update({} if stopped else row)
     def done():
-        summaries = (run.summary for run in wandb.Api().sweep(path).runs)
-        return [dict(row) for row in summaries if "trial" in row]
+        runs = wandb.Api().sweep(path).runs
+        return [dict(run.summary) for run in runs if "trial" in run.summary]
+    sought = SWEEP | {"parameters": {name: {"values": values} for name, values in space.items()}}
     before = signal.signal(signal.SIGINT, stop)
     try:
-        parameters = {name: {"values": values} for name, values in space.items()}
-        path = config.sweep or os.path.exists(search) and read(search)[0]
-        path = path or wandb.sweep(SWEEP | {"parameters": parameters}, project=project)
+        path = config.sweep or os.path.exists(search) and read(search)[0] or wandb.sweep(sought)
         write(search, path.encode())
         print(f"others join with  python gpt.py --tune {config.tune} --sweep {path}")
-        path = path if "/" in path else f"{project}/{path}"
         if (left := config.tune - len(done())) > 0:
             wandb.agent(path, follow, count=left)
         if stopped:
