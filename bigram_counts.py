@@ -477,8 +477,8 @@ def train(config):
     start, V = time.time(), tokenizer.vocab_size
     model = Counted(*count_pairs(data.to(device), V), V)
     seconds, loss, val_loss = time.time() - start, model.loss(data), model.loss(held_out)
-    print(f"{len(model.keys):,} of the {V:,} x {V:,} = {V * V:,} pairs occur, "
-          f"{len(model.keys) / V ** 2:.1%}")
+    n = len(model.keys)
+    print(f"{n:,} of the {V:,} x {V:,} = {V * V:,} pairs occur, {n / V ** 2:.1%}")
     print(f"a = {model.prior:.4g} is added to each count, by leave-one-out | {seconds:.2f} s")
     bpb = bits_per_byte(loss, data, tokenizer)
     print(f"training: {loss:.4f} nats per token, {bpb:.4f} bits per byte")
@@ -498,11 +498,9 @@ def sample(config):
     """Speaks with the saved table."""
     path = os.path.join(config.out_dir, "bigram_counts", "model.pt")
     saved, tokenizer = load([path], "bigram_counts", config, "`python bigram_counts.py` makes one")
-    V = tokenizer.vocab_size
-    model, every = Counted(saved["keys"], saved["counts"], V, saved["prior"]), torch.arange(V)
-    def reader(ids):
-        return model.log_probs(torch.tensor(ids[-1]).expand(V), every)
-    speak(lambda: reader, tokenizer, config)
+    model = Counted(saved["keys"], saved["counts"], tokenizer.vocab_size, saved["prior"])
+    every = torch.arange(tokenizer.vocab_size)
+    speak(lambda: lambda ids: model.log_probs(torch.tensor(ids[-1]), every), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # main

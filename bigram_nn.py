@@ -534,13 +534,12 @@ def speak(new_reader, tokenizer, config):
 # -----------------------------------------------------------------------------
 # train
 
-def folder_of(config):
-    name = f"bigram_nn_{config.n_embd}" if config.n_embd else "bigram_nn"
-    return os.path.join(config.out_dir, name)
+def place(config, file):
+    folder = f"bigram_nn_{config.n_embd}" if config.n_embd else "bigram_nn"
+    return os.path.join(config.out_dir, folder, file)
 
 def evaluate(model, ids, block=1 << 12):
     """(M + 1,) ids -> nats per token over all but the first"""
-    ids = ids.long()
     pairs = zip(progress("tokens evaluated:", ids[:-1].split(block)), ids[1:].split(block))
     return sum(model(now, after).item() * len(now) for now, after in pairs) / (len(ids) - 1)
 
@@ -548,13 +547,13 @@ def evaluate(model, ids, block=1 << 12):
 def train(config):
     """Config -> Bigram, saved in the folder of its kind, and compared to the counts."""
     tokenizer, device = Tokenizer.load(config.tokenizer), pick_device(config.device)
-    V, folder = tokenizer.vocab_size, folder_of(config)
+    V, at = tokenizer.vocab_size, functools.partial(place, config)
     if not config.n_embd and V > 16384:
         raise UserError(f"a table of {V:,} x {V:,} logits is too large: --n-embd 64 is not")
-    if not all(1 <= n <= 1e6 for n in (config.max_steps, config.block_size, config.batch_size)):
-        raise UserError("--max-steps, --block-size and --batch-size are 1 to a million")
-    if not all(0 <= x <= 1e6 for x in (config.n_embd, config.lr, config.weight_decay)):
-        raise UserError("--n-embd, --lr and --weight-decay are 0 to a million")
+    least = dict(max_steps=1, block_size=1, batch_size=1, n_embd=0, lr=0, weight_decay=0)
+    for name, low in least.items():
+        if not low <= getattr(config, name) <= 1e6:
+            raise UserError(f"--{name} is {low} or more, a million at the most".replace("_", "-"))
     data, held_out, text = load_data(config, tokenizer, config.block_size)
 
     torch.manual_seed(config.seed)
@@ -599,7 +598,6 @@ def train(config):
               f"learned: {val_loss:.4f}; {total_variation(model, counted):.1%} of the probability "
               "lies elsewhere")
     identity = dict(tokenizer=tokenizer.fingerprint, text=text)
-    at = functools.partial(os.path.join, folder)
     write(at("metrics.csv"), "\n".join([*curve, ""]).encode())
     save(at("model.pt"), dict(identity, kind="bigram_nn", config=asdict(config),
                               weights=model.state_dict()))
@@ -612,7 +610,7 @@ def total_variation(model, counted):
     """The share of probability that the two put on different tokens, rows as often as they occur"""
     every, apart = torch.arange(counted.vocab_size), 0
     for now in progress("rows compared:", every.split(1)):
-        p, q = model(now).softmax(-1), counted.log_probs(now.expand_as(every), every).exp()
+        p, q = model(now).softmax(-1), counted.log_probs(now, every).exp()
         apart += (p - q).abs().sum().item() / 2 * counted.rows[now].item()
     return apart / counted.rows.sum().item()
 
@@ -621,7 +619,7 @@ def total_variation(model, counted):
 
 def trained(config):
     """-> the saved model, its tokenizer, and the dict that it was saved in"""
-    saved, tokenizer = load([os.path.join(folder_of(config), "model.pt")], "bigram_nn", config,
+    saved, tokenizer = load([place(config, "model.pt")], "bigram_nn", config,
                             "`python bigram_nn.py` trains one")
     model = Bigram(tokenizer.vocab_size, saved["config"]["n_embd"]).requires_grad_(False)
     model.load_state_dict(saved["weights"])
@@ -698,7 +696,7 @@ def plot(config):
             rows[x], columns[y] = name[x], name[y]
     pairs = torch.tensor([*itertools.product(rows, columns)])
     tables = chances(*pairs.T).view(2, len(rows), len(columns))
-    picture(os.path.join(folder_of(config), "pairs.png"), draw_pairs, tables, rows, columns)
+    picture(place(config, "pairs.png"), draw_pairs, tables, rows, columns)
 
 def draw_pairs(figure, tables, rows, columns):
     figure.set_size_inches(14, 7)

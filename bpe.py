@@ -336,15 +336,12 @@ class Config:
 
 def count_chunks(texts, pattern=SPLIT):
     """list of str -> {chunk: how often}. A text has few different ones: the rest works on those."""
-    counts, pieces = Counter(), [part for text in texts for part in blocks(text, 1 << 20, pattern)]
-    parts = spread(functools.partial(count_block, pattern), pieces)
-    for _, part in zip(progress("characters split:", pieces), parts):
-        counts.update(part)
+    parts = [part for text in texts for part in blocks(text, 1 << 20, pattern)]
+    counts, chunks = Counter(), Tokenizer([], pattern).chunks
+    counted = spread(lambda part: Counter(itertools.chain.from_iterable(chunks(part))), parts)
+    for _, new in zip(progress("characters split:", parts), counted):
+        counts.update(new)
     return counts
-
-def count_block(pattern, text):
-    """str -> {chunk: how often}: the work of one process"""
-    return Counter(itertools.chain.from_iterable(Tokenizer([], pattern).chunks(text)))
 
 def learn(counts, n_merges):
     """
@@ -387,8 +384,7 @@ def learn(counts, n_merges):
         for p, places in born.items():
             where[p], count[p] = places, sum(map(freqs.__getitem__, places))
             heapq.heappush(heap, (-count[p], p))
-            before = p[0].replace(new, right) + p[1].replace(new, left)
-            count[before] -= count[p]
+            count[p[0].replace(new, right) + p[1].replace(new, left)] -= count[p]    # what it was
         next(ticks)
     return merges
 
@@ -396,14 +392,12 @@ def learn(counts, n_merges):
 def train(config):
     """Config -> Tokenizer, saved at config.tokenizer."""
     if not 257 <= config.vocab_size <= 1 << 20:
-        raise UserError(f"--vocab-size {config.vocab_size:,}: 256 bytes and {EOT} make 257, and "
-                        "1,048,576 is the most")
+        raise UserError(f"--vocab-size is 257 (256 bytes and {EOT}) or more, 1,048,576 at the most")
     try:
-        useless = regex.match(config.pattern, "")
-    except regex.error:
-        useless = True
-    if useless:
-        raise UserError(f"the pattern {config.pattern!r} is no regex, or matches the empty text")
+        if regex.match(config.pattern, ""):
+            raise regex.error("it matches the empty text")
+    except regex.error as error:
+        raise UserError(f"the pattern {config.pattern!r} splits no text: {error}") from None
     if config.tokenizer == "bytes":
         raise UserError("--tokenizer bytes has nothing to learn: give the name of a file")
     start = time.time()
@@ -451,7 +445,7 @@ def show(tokenizer, data):
         token, number = token + " " * (len(str(i)) - cells), str(i).ljust(cells)
         if bottom and len(bottom + number) >= columns:
             print(top, bottom, sep="\n")
-            top, bottom = "", ""
+            top = bottom = ""
         top += f"\033[30;48;5;{tint}m{token}\033[0m " if colour else token + "|"
         bottom += number + " "
     print(top, bottom, sep="\n")

@@ -968,33 +968,27 @@ CALMER = "lower --matrix-lr and --vector-lr; what was saved before is kept"
 ANEW = "--fresh starts anew, --out-dir keeps this run and starts another"
 METRICS = ("step", "loss", "matrix_lr", "vector_lr", "grad_norm", "scale", "ms",
            "tokens_per_second", "seconds", "val_loss", "val_bpb", "sample")
-# what a session decides anew (all else a run keeps, unless typed), and what no run can change
-NAMES = [f.name for f in fields(Config)]
-SESSION = {"out_dir", "device", "fresh", "compile", *NAMES[NAMES.index("wandb"):]}
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "block_size", "batch_size")
-FIXED = ("run", "seed", *SHAPE)
+NAMES = [f.name for f in fields(Config)]
+# what a session decides anew; all else a run keeps, unless typed
+SESSION = {"out_dir", "device", "fresh", "compile", *NAMES[NAMES.index("wandb"):]}
 
 def settle(config, kept, device):
     """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
-    values = asdict(config)
-    if not find(kept.get("input", "")):                      # it has another place on this machine
-        kept = {name: value for name, value in kept.items() if name != "input"}
-    for f in fields(config):
-        if f.name in kept.keys() - SESSION - given(config):
-            values[f.name] = kept[f.name]
-        elif values[f.name] == -1 and "preset" in f.metadata:
-            values[f.name] = f.metadata["preset"][device.type != "cpu"]
-    values["n_kv_head"] = values["n_kv_head"] or values["n_head"]
-    values["n_hidden"] = values["n_hidden"] or 3 * values["n_embd"]
-    for name in FIXED:
-        if kept.get(name, "") not in (values[name], ""):
-            raise UserError(f"--{name} was {kept[name]} when this run began: {ANEW}".replace("_", "-"))
+    values = {f.name: f.metadata["preset"][device.type != "cpu"] for f in fields(config)
+              if "preset" in f.metadata and getattr(config, f.name) == -1}
+    values |= {name: kept[name] for name in kept.keys() - SESSION - given(config)
+               if name != "input" or find(kept[name])}       # the text may have moved
+    c = replace(config, **values)
+    c.n_kv_head, c.n_hidden = c.n_kv_head or c.n_head, c.n_hidden or 3 * c.n_embd
+    for name in ("run", "seed", *SHAPE):                     # what no run can change
+        if kept.get(name, "") not in (getattr(c, name), ""):
+            raise UserError(f"--{name} is {kept[name]} in this run: {ANEW}".replace("_", "-"))
     least = dict.fromkeys([*SHAPE, "grad_accum", "max_steps", "eval_every"], 1)
     least |= dict.fromkeys(["warmup", "matrix_lr", "vector_lr", "weight_decay"], 0)
     for name, low in least.items():
-        if not low <= values[name] <= 1e6:
+        if not low <= getattr(c, name) <= 1e6:
             raise UserError(f"--{name} is {low} or more, a million at the most".replace("_", "-"))
-    c = Config(**values)
     if c.n_embd % (2 * c.n_head) or c.n_head % c.n_kv_head:
         raise UserError("--n-embd is a multiple of 2 x --n-head, and --n-head one of --n-kv-head")
     if not (0 <= c.dropout < 1 and 0 <= c.decay <= 1 and 0 <= c.average < 1):
@@ -1019,14 +1013,14 @@ class Muon(torch.optim.Optimizer):
             x = torch.stack([p.grad for p in ps])            # (matrices, n, m)
             momentum = self.state[ps[0]].setdefault("momentum", torch.zeros_like(x))
             momentum.lerp_(x, 0.05)
-            x.lerp_(momentum, 0.95)                          # Nesterov: look one step ahead
-            x = orthogonal(x if n <= m else x.mT)
+            x = orthogonal(x.lerp_(momentum, 0.95))          # Nesterov: look one step ahead
             torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(ps, list((x if n <= m else x.mT).unbind()),
-                                alpha=-group["lr"] * max(1, n / m) ** 0.5)
+            torch._foreach_add_(ps, list(x), alpha=-group["lr"] * max(1, n / m) ** 0.5)
 
 def orthogonal(x):
     """(b, n, m) -> each matrix's U S V^T without its S, nearly: five steps of Newton-Schulz."""
+    if x.shape[1] > x.shape[2]:                              # the smaller products
+        return orthogonal(x.mT).mT
     y = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     y = y.bfloat16() if pick_dtype("auto", x.device) == "bf16" else y
     for _ in range(5):
@@ -1055,16 +1049,12 @@ def lr_at(step, config):
 
 def evaluate(model, ids, batch_size):
     """(M + 1,) ids -> nats per token over all but the first, in windows that do not overlap"""
-    T, training = model.config.block_size, model.training
-    pad = -(len(ids) - 1) % T
-    x = F.pad(ids[:-1], (0, pad)).view(-1, T).long()
-    y = F.pad(ids[1:], (0, pad), value=-1).view(-1, T).long()          # -1: nothing to predict
+    T, n = model.config.block_size, len(ids) - 1
+    ids = F.pad(ids.long(), (0, -n % T), value=-1)           # -1: nothing to predict
+    x, y = ids[:-1].clamp(min=0).view(-1, T), ids[1:].view(-1, T)
     rows = zip(progress("rows evaluated:", x.split(batch_size)), y.split(batch_size))
-    model.eval()
     with torch.inference_mode():
-        nats = sum(model(xs, ys).double() for xs, ys in rows).item()
-    model.train(training)
-    return nats / (len(ids) - 1)
+        return sum(model(xs, ys).double() for xs, ys in rows).item() / n
 
 def taste(model, tokenizer, config, n_tokens=24):
     """-> a short sample, always of the same seed, on one line"""
@@ -1075,13 +1065,10 @@ def taste(model, tokenizer, config, n_tokens=24):
 
 def open_metrics(path, step):
     """-> the csv, opened to go on at `step`: without later rows, and one that a kill has torn"""
-    lines = [",".join(METRICS) + "\n"]
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as f:
-            for line in f:
-                at = line.split(",")[0]
-                lines += [line] if line.endswith("\n") and at.isdigit() and int(at) < step else []
-    write(path, "".join(lines).encode())
+    rows = [",".join(METRICS).encode() + b"\n"]
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+        rows += [row for row in f if re.match(rb"\d+,.*\n", row) and int(row.split(b",")[0]) < step]
+    write(path, b"".join(rows))
     return open(path, "a", buffering=1, encoding="utf-8")
 
 def catch_signals():
@@ -1109,36 +1096,32 @@ def compiled(model, autocast, *batch):
         model.zero_grad()
 
 def begin(config, device, loaded=None):
-    """
-    Config -> the same with every value decided, the tokenizer, what load_data gives, and the
-    checkpoint to go on from: None for a new run
-    """
-    folder = os.path.join(config.out_dir, "gpt")
-    state, stable = (os.path.join(folder, name) for name in ("state.pt", "stable.pt"))
-    if not config.fresh:
-        config = fetch(config)
-    if config.fresh or not (os.path.exists(state) or os.path.exists(stable)):
-        saved, tokenizer = None, Tokenizer.load(config.tokenizer)
+    """-> the config, all decided, the tokenizer, what load_data gives, what the run has saved"""
+    paths = [os.path.join(config.out_dir, "gpt", name) for name in ("state.pt", "stable.pt")]
+    config = config if config.fresh else fetch(config)
+    if config.fresh or not any(map(os.path.exists, paths)):
+        saved, tokenizer = {}, Tokenizer.load(config.tokenizer)
     else:
-        saved, tokenizer = load([state, stable], "gpt", config, ANEW)
-    config = settle(config, saved["config"] if saved else {}, device)
+        saved, tokenizer = load(paths, "gpt", config, ANEW)
+    kept = saved.get("config", {})
+    config = settle(config, kept, device)
     data = loaded or load_data(config, tokenizer, config.block_size)
     if saved and saved["text"] != data[2]:
-        raise UserError(f"{folder} was trained on another text: {ANEW}")
-    if saved and config != (before := replace(config, **{
-            name: saved["config"][name] for name in ("max_steps", "decay")})):
+        raise UserError(f"{paths[0]} has learned another text: {ANEW}")
+    before = replace(config, **kept)
+    if (config.max_steps, config.decay) != (before.max_steps, before.decay):
         down, was = decay_start(config), decay_start(before)
         if down < min(was, saved["step"]):
             raise UserError(f"step {saved['step']} is past {down}, where the learning rate would "
                             f"have begun to fall: a larger --max-steps, or {ANEW}")
         if saved["step"] > was:                              # it has fallen: back to its start
-            saved, _ = load([stable], "gpt", config, ANEW)
+            saved, _ = load(paths[1:], "gpt", config, ANEW)
             saved["branch"] += 1
     return config, tokenizer, data, saved
 
 @plainly
 def train(config, loaded=None, report=None):
-    """Config -> GPT with averaged weights, saved in out_dir/gpt. Goes on with a run that is there."""
+    """Config -> GPT with averaged weights, saved in out_dir/gpt; goes on with the run there is."""
     started, device = time.time(), pick_device(config.device)
     at = functools.partial(os.path.join, config.out_dir, "gpt")
     config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
@@ -1153,17 +1136,15 @@ def train(config, loaded=None, report=None):
     model = GPT(config, tokenizer.vocab_size).to(device)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    vectors = [model.embd.weight, *(p for p in model.parameters() if p.dim() == 1)]
     muon = Muon(matrices, config.weight_decay)
     adamw = torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0)
     dtype = pick_dtype(config.dtype, device)
     half = torch.float16 if dtype == "fp16" else torch.bfloat16
     autocast = torch.autocast(device.type, half, enabled=dtype != "fp32")
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
-    numerics = f"torch {torch.__version__}, {device.type}, {dtype}"
-    if device.type == "cpu":
-        simd, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-        numerics += f", {simd}, {threads} threads"
+    numerics = (f"torch {torch.__version__}, {device.type}, {dtype}, "
+                f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
 
     # all that a run is made of: what is saved, and restored
     parts = dict(weights=model, average=average, muon=muon, adamw=adamw, scaler=scaler)
@@ -1173,23 +1154,22 @@ def train(config, loaded=None, report=None):
             part.load_state_dict(saved[name])
         muon.param_groups[0]["weight_decay"] = config.weight_decay
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
-        if step == config.max_steps and all(map(os.path.exists, (at("model.pt"), at("result.json")))):
-            print(f"finished at step {step}: --sample speaks, --max-steps {2 * step} goes on, {ANEW}")
+        if step == config.max_steps and {"model.pt", "result.json"} <= {*os.listdir(at())}:
+            print(f"finished at step {step}: --sample speaks, --max-steps {2*step} goes on, {ANEW}")
             upload(config)                                   # what a kill has left unsent
             return average
         print(f"going on at step {step} of {config.max_steps}")
         if saved["numerics"] != numerics:
             print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
-                    branch=saved["branch"] if saved else 0)
+                    branch=saved.get("branch", 0), numerics=numerics)
     identity["origin"] = about(saved or identity)["origin"]
     notes = {"max_steps": config.max_steps, "decay": config.decay}
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
         states = {name: part.state_dict() for name, part in parts.items()}
-        save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds,
-                            numerics=numerics, **states))
+        save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, **states))
         notes["step"] = step
     def save_best():
         save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
@@ -1219,7 +1199,12 @@ def train(config, loaded=None, report=None):
     track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written))
     stop, handlers = catch_signals()
     try:
-        while not stop and not 0 < 60 * config.max_minutes < time.time() - started:
+        for step in range(step, config.max_steps + 1):
+            if stop or 0 < 60 * config.max_minutes < time.time() - started:
+                checkpoint("state.pt")
+                print(f"stopped at step {step}, saved: the same command goes on")
+                break
+
             # at the top of a step: save, evaluate, show
             row, last = {"step": step}, step == config.max_steps
             if step == decay_start(config):
@@ -1281,16 +1266,13 @@ def train(config, loaded=None, report=None):
             rows.writerow(row)
             if bad == 10:
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
-            step += 1
             if time.time() - shown[0] > 2:
-                pace = (seconds - shown[2]) / (step - shown[1])
-                shown = time.time(), step, seconds
-                left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step)))
-                print(f"step {step:>6}/{config.max_steps} | loss {loss:.4f} | lr {lr['matrix_lr']:.1e}"
-                      f" | {1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
-        else:                                                # stopped, between two steps
-            checkpoint("state.pt")
-            print(f"stopped at step {step}, saved: the same command goes on")
+                pace = (seconds - shown[2]) / (step + 1 - shown[1])
+                shown = time.time(), step + 1, seconds
+                left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
+                print(f"step {step + 1:>6}/{config.max_steps} | loss {loss:.4f} | "
+                      f"lr {lr['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
+                      f"{step_tokens / pace:,.0f} tok/s | eta {left}")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
@@ -1302,11 +1284,11 @@ def train(config, loaded=None, report=None):
             signal.signal(signum, handler)
         written.set()
         track.end()
-    if config.tune and stop == [signal.SIGINT]:
+    if config.tune and signal.SIGINT in stop:
         raise KeyboardInterrupt                              # ends the search, in a notebook, too
-    if stop or step < config.max_steps:
-        return average if hasattr(builtins, "__IPYTHON__") else sys.exit(128 + stop[0] if stop else 0)
-    if not config.tune:
+    if stop and not hasattr(builtins, "__IPYTHON__"):
+        sys.exit(128 + stop[0])
+    if os.path.exists(at("result.json")) and not stop and not config.tune:
         recite(average, tokenizer, config)
     return average
 
@@ -1542,7 +1524,7 @@ def trial(config, search, loaded, name, settings, report=None):
     if os.path.exists(folder + ".json"):
         return json.loads(read(folder + ".json")[0])
     print(f"\n--- trial {name} of {config.tune}, {config.trial_seconds} s: {settings}")
-    c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off")
+    c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off", max_minutes=0.0)
     try:
         train.__wrapped__(replace(c, max_steps=20), loaded)  # shows how many steps fit
         ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
