@@ -19,7 +19,7 @@ number alone.
 """
 import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib
 import io, itertools, json, math, netrc, os, pickle, random, re, shlex
-import shutil, signal, sys, tempfile, threading, time, urllib.parse, warnings, zipfile, zlib
+import shutil, signal, sys, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -660,16 +660,18 @@ def speak(new_reader, tokenizer, config):
 # -----------------------------------------------------------------------------
 # tracking: Weights & Biases gets what is written in out_dir, and never holds it up
 
-MODELS = ["bigram-counts", "bigram-nn", "bigram-nn-64", "gpt"]
-FILES = ["model.pt", "metrics.csv", "result.json"]
-STATE = ["state.pt", "stable.pt", "metrics.csv", "result.json"]        # copied in this order
+BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
+DONE = ["metrics.csv", "result.json"]
+FILES = {"tokenizer": {}, **{name: {name: ["model.pt", *DONE]} for name in BIGRAMS},
+         "gpt": {"gpt-state": ["state.pt", "stable.pt", *DONE], "gpt": ["model.pt"]}}    # in order
+LATER = {"max_steps", "decay", "step"}                       # may change: it stays the same run
 
 def connect(config):
     """-> W&B's API. None: it is not to be asked, without a key or --wandb auto."""
     if config.wandb not in ("auto", "offline", "off"):
         raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
-    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
-    os.environ.pop("WANDB_SERVICE", None)                    # a notebook's that runs !python gpt.py
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false",
+                      WANDB_SERVICE="")                      # a notebook's that runs !python gpt.py
     wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     key = os.environ.get("WANDB_API_KEY")
@@ -688,12 +690,31 @@ def connect(config):
                       f"off does without): {brief(error)}") from None
 
 def latest(api, path):
-    """-> the newest version of an artifact; None: there is none. What else fails, raises."""
+    """-> the newest version of an artifact; None: there is none. What else fails is an OSError."""
     try:
         return api.artifact(path + ":latest")
     except Exception as error:
         if "not found" not in str(error):                    # artifact_exists(): any error is a no
-            raise
+            raise OSError(f"{path}: {brief(error)}") from None
+
+def download(api, path, folder):
+    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
+    if not (artifact := latest(api, path)):
+        return False
+    root = os.path.join(folder, ".download")
+    for _ in range(2):                                       # what a kill has left fails only once
+        try:
+            artifact.download(root, skip_cache=True)
+            artifact.verify(root)
+            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
+                os.replace(os.path.join(root, name), os.path.join(folder, name))
+            return True
+        except Exception as error:                           # theirs, of any kind
+            why = brief(error)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    raise OSError(f"{path} arrives damaged, or not at all, twice ({why}): delete that version, or "
+                  "choose another --run")
 
 def run_path(config, text=""):
     """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
@@ -716,49 +737,44 @@ def brief(error):
 
 def rows_of(path, written=None):
     """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
-    if not os.path.exists(path):
-        return
-    line, last = "", False
-    with open(path, encoding="utf-8", errors="replace") as f:
+    part, last, missing = "", False, contextlib.suppress(FileNotFoundError)
+    with missing, open(path, encoding="utf-8", errors="replace") as f:
         names = f.readline().strip().split(",")
         while not last:
             last = not written or written.wait(0.5)          # then all is there
-            for part in f:
-                line += part
-                if line.endswith("\n"):
-                    cells, line = next(csv.reader([line])), ""
-                    yield {name: cell if name == "sample" else float(cell)
-                           for name, cell in zip(names, cells) if cell}
+            *lines, part = (part + f.read()).split("\n")
+            for cells in csv.reader(lines):
+                yield {name: cell if name == "sample" else float(cell)
+                       for name, cell in zip(names, cells) if cell}
 
-class Track:
+class Track(threading.Thread):
     """
-    A thread that makes a run at W&B of one stage: its rows are the history, the files it writes are
-    artifacts, of which the last version stays, as are those it reads. Without a key all is recorded
-    in out_dir/wandb. What fails is one line, and --upload sends it later.
-    about: what tells this run from others of its stage; notes: what else to know.
+    Makes a run at W&B of one stage: its rows are the history, the files it writes are artifacts, of
+    which the last version stays, as are those it reads. Without a key all is recorded in
+    out_dir/wandb. What fails is one line, and --upload sends it later.
     """
-    def __init__(self, config, stage, about, notes, rows):
-        self.config, self.stage, self.about, self.notes = config, stage, about, notes
-        self.rows, self.path = rows, run_path(config, about["text"])
-        self.thread = threading.Thread(target=self.follow, daemon=True)
+    def __init__(self, config, stage, facts, rows):
+        super().__init__(target=self.follow, daemon=True)
+        self.config, self.stage, self.facts, self.rows = config, stage, facts, rows
+        self.path = run_path(config, facts["text"])
         if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
-            self.thread.start()
+            self.start()
 
     def end(self, seconds=300):
         """Waits until all is sent, but not for ever."""
-        if self.thread.is_alive():
-            self.thread.join(2)
-        if self.thread.is_alive():
+        if self.is_alive():
+            self.join(2)
+        if self.is_alive():
             print("W&B: sending the rest; Ctrl-C leaves it for another time")
-            self.thread.join(seconds)
-        if self.thread.is_alive():
+            self.join(seconds)
+        if self.is_alive():
             print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
 
     def follow(self):
         try:
             run = self.open()
             try:
-                self.send(run, *artifacts(self.config, self.stage))
+                self.send(run)
             finally:
                 run.finish()
             mode = "offline" if run.offline else "online"
@@ -777,7 +793,7 @@ class Track:
         api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
         import wandb
         *entity, project, name = self.path.split("/")
-        run_id = f"{name}-{self.stage}-{checksum(self.about)[:6]}"
+        run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
         staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
         for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
             shutil.rmtree(old, ignore_errors=True)           # all is sent, or recorded, anew
@@ -788,17 +804,19 @@ class Track:
         run = wandb.init(
             mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
             entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
-            job_type=self.stage, config=self.about | self.notes, reinit="create_new", settings=dict(
+            job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
                 console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
         url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
         print(f"W&B: {url}\n", end="")                       # at once: another thread prints, too
         return run
 
-    def send(self, run, outputs, inputs):
+    def send(self, run):
         import wandb
+        outputs, inputs = artifacts(self.config, self.stage)
+        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
+        if not (run.offline and told):                       # what W&B has is not sent again
+            self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
         samples, sent = [], time.time()
-        if not run.offline:                                  # what W&B has is not sent again
-            self.put(run, run.use_artifact, inputs)
         for row in self.rows:
             step, said = int(row["step"]), row.pop("sample", None)
             samples += [[step, json.loads(said)]] if said else []
@@ -811,27 +829,24 @@ class Track:
                     print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
                 sent = time.time()
         if samples and step >= run.starting_step:
-            shown = {"samples": wandb.Table(columns=["step", "sample"], data=samples)}
             file = os.path.join(self.config.out_dir, "curves.png")
             picture(file, draw_curves, curves(self.config))
-            if os.path.exists(file):
-                shown["curves"] = wandb.Image(file)
-            run.log(shown, step=step)
-        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
-        self.put(run, run.log_artifact, outputs if told or not run.offline else outputs | inputs)
+            image = {"curves": wandb.Image(file)} if os.path.exists(file) else {}
+            table = wandb.Table(columns=["step", "sample"], data=samples)
+            run.log({"samples": table, **image}, step=step)
+        self.put(run, run.log_artifact, outputs)
 
     def put(self, run, publish, artifacts):
         """New versions; once one is safe, the older ones go: storage does not grow."""
         import wandb
-        api, mine = connect(self.config), self.about | self.notes      # raises, and does not hang
+        api, facts = connect(self.config), dict(self.facts)            # raises, and does not hang
         for name, files in artifacts.items():
-            path = f"{run.entity}/{run.project}/{run.group}-{name}"
-            newest = api and name in ("gpt", "gpt-state") and latest(api, path)
-            there = newest.metadata if newest else {}
-            if there.get("origin") == mine.get("origin") and age(there) > age(mine):
+            state = api and name == "gpt-state" and latest(api, f"{self.path}-{name}")
+            there = state.metadata if state else {}
+            if there.get("origin") == facts.get("origin") and age(there) > age(facts):
                 raise OSError(f"step {there['step']} of this run is there, from another machine")
             kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=mine)
+            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=facts)
             for inside, file in files.items():
                 if os.path.exists(file):
                     artifact.add_file(file, inside, skip_cache=True)
@@ -843,15 +858,19 @@ class Track:
                     if "latest" not in old.aliases:
                         old.delete(delete_aliases=True)
 
-def age(saved):
-    return saved.get("branch", -1), saved.get("step", -1)
+def age(facts):
+    return facts.get("branch", -1), facts.get("step", -1)
+
+def fingerprint(facts):
+    """-> 16 hex digits: who has the same is the same run, on any machine"""
+    return checksum({name: value for name, value in facts.items() if name not in LATER})
 
 def about(saved):
-    """A checkpoint -> what decides its numbers: who has the same is the same run, on any machine"""
-    decides = {name: value for name, value in saved["config"].items()
-               if type(value) in (int, float) and name not in SESSION | {"max_steps", "decay"}}
-    decides |= {name: saved[name] for name in ("branch", "text", "tokenizer")}
-    return {**decides, "origin": saved.get("origin") or checksum(decides)}       # that of step 0
+    """A checkpoint -> the facts that decide its numbers, and its origin's identity, at step 0"""
+    facts = {name: value for name, value in saved["config"].items()
+             if type(value) in (int, float) and name not in SESSION}
+    facts |= {name: saved[name] for name in ("branch", "text", "tokenizer", "step")}
+    return {**facts, "origin": saved.get("origin") or fingerprint(facts)}
 
 def artifacts(config, stage):
     """-> what a stage writes, what it reads: {artifact: {its file: path}}"""
@@ -859,16 +878,14 @@ def artifacts(config, stage):
     inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
     if config.tokenizer != "bytes":
         inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
-    if stage == "tokenizer":
-        return inputs, {}
-    files = {"gpt-state": STATE, "gpt": ["model.pt"]} if stage == "gpt" else {stage: FILES}
-    return {name: {file: at(file) for file in files[name]} for name in files}, inputs
+    outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
+    return (outputs, inputs) if outputs else (inputs, {})    # the tokenizer's are what all read
 
 def upload(config):
     """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
     config = fetch(config)                                   # what is further on there stays
     mode = "online" if connect(config) else "offline"
-    for stage in ["tokenizer", *MODELS]:
+    for stage in FILES:
         at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
         last = config.tokenizer if stage == "tokenizer" else at("result.json")
         sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
@@ -878,32 +895,14 @@ def upload(config):
         rows = [*rows_of(at("metrics.csv"))]                 # the counts have none
         if stage == "tokenizer":
             tokenizer = Tokenizer.load(last)
-            what = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint}
-            notes = {"pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
+            facts = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint,
+                     "pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
         elif stage == "gpt":
-            saved, _ = load([at("state.pt")], "gpt", config, ANEW)
-            what, notes = about(saved), {"step": saved["step"]}
+            facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
         else:
-            what, notes = json.loads(read(last)[0]), {}
-            rows += [{"step": len(rows), "val_loss": what["val_loss"], "val_bpb": what["val_bpb"]}]
-        Track(config, stage, what, notes, rows).end(3600)
-
-def download(api, path, folder):
-    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
-    if not (artifact := latest(api, path)):
-        return False
-    os.makedirs(folder, exist_ok=True)
-    for killed in glob.glob(os.path.join(glob.escape(folder), ".download-*")):
-        shutil.rmtree(killed)
-    for _ in range(2):
-        with (tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as root,
-              contextlib.suppress(ValueError)):              # not what the digest says: once more
-            artifact.download(root, skip_cache=True)
-            artifact.verify(root)
-            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
-                os.replace(os.path.join(root, name), os.path.join(folder, name))
-            return True
-    raise OSError(f"{path} arrives damaged, twice: delete that version, or choose another --run")
+            facts = json.loads(read(last)[0])
+            rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
+        Track(config, stage, facts, rows).end(3600)
 
 def fetch(config):
     """
@@ -911,14 +910,13 @@ def fetch(config):
     further on, with --fetch the other models, too. -> config, with the places where they are
     """
     at, here = functools.partial(os.path.join, config.out_dir), {}
-    with contextlib.suppress(Exception):                     # none, or damaged
-        saved = torch.load(at("gpt", "state.pt"), map_location="cpu", mmap=True, weights_only=True)
-        here = {**about(saved), **saved["config"], "step": saved["step"]}
-    for name in {"run", "tokenizer", "input"} & here.keys() - given(config):
-        if name != "input" or find(here[name]):              # the text may have moved
-            config = decide(config, **{name: here[name]})
-    if not find(config.input) and find(at("data")):
-        config = decide(config, input=at("data"))
+    for name in "stable.pt", "state.pt":                     # of two that are whole the second
+        with contextlib.suppress(Exception):
+            saved = torch.load(at("gpt", name), map_location="cpu", mmap=True, weights_only=True)
+            here = {**about(saved), **saved["config"]}
+    kept = {k: here[k] for k in {"run", "tokenizer", "input"} & here.keys() - given(config)}
+    texts = kept.get("input", ""), config.input, at("data")  # it may have moved
+    config = decide(config, **kept | {"input": next(filter(find, texts), config.input)})
     try:
         if not (api := connect(config)):
             return config
@@ -926,38 +924,34 @@ def fetch(config):
         if not find(config.input) and download(api, path + "-data", at("data.tmp")):
             os.rename(at("data.tmp"), at("data"))
             config = decide(config, input=at("data"))
-        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in MODELS if config.fetch}
+        state = latest(api, path + "-gpt-state")
+        there, mine = state.metadata if state else {}, {"origin": here.get("origin")}
+        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.fetch}
         if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
             wanted["tokenizer"] = at("tokenizer.json")
-            config = decide(config, tokenizer=at("tokenizer.json"))
+            its = "bytes" if there.get("tokenizer") == "bytes" else at("tokenizer.json")
+            config = decide(config, tokenizer=its)
         for name, file in wanted.items():
             if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
                 write(at("wandb", "sent-" + name), b"online")
-        if not (state := latest(api, path + "-gpt-state")):
-            return config
-        there, mine = state.metadata, {"origin": here.get("origin")}
-        if there["tokenizer"] == "bytes" and not os.path.exists(config.tokenizer):
-            config = decide(config, tokenizer="bytes")
-        if not here:                                         # a name can go on with other settings
-            typed = given(config) - {"max_steps", "decay"} if not config.run else ()
+        if there and not here:                               # a name can go on with other settings
+            typed = given(config) - LATER if not config.run else ()
             mine = {name: getattr(config, name) for name in typed}
             mine["text"] = checksum(read(config.input))
             mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
         if there | mine != mine | there:                     # of what both have, something differs
-            raise (UserError if config.run else ValueError)(
+            raise (UserError if config.run else OSError)(
                 f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
         if age(there) > age(here):
             with contextlib.suppress(FileNotFoundError):
-                os.remove(at("gpt", "model.pt"))             # outdated; the state knows the best one
+                os.remove(at("gpt", "model.pt"))             # outdated
             download(api, path + "-gpt-state", at("gpt"))
             write(at("wandb", "sent-gpt"), b"online")
             print(f"W&B: {path} was left at step {there['step']}")
-    except UserError:
-        raise
-    except Exception as error:                               # theirs, of any kind
+    except OSError as error:
         if config.run and not here:
-            raise UserError(f"W&B: {brief(error)}") from None
-        print(f"W&B: {brief(error)}; going on with what is here", file=sys.stderr)
+            raise UserError(f"W&B: {error}") from None
+        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
         config = decide(config, wandb="offline")
     return config
 
@@ -977,8 +971,7 @@ def settle(config, kept, device):
     """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
     values = {f.name: f.metadata["preset"][device.type != "cpu"] for f in fields(config)
               if "preset" in f.metadata and getattr(config, f.name) == -1}
-    values |= {name: kept[name] for name in kept.keys() - SESSION - given(config)
-               if name != "input" or find(kept[name])}       # the text may have moved
+    values |= {name: kept[name] for name in kept.keys() - SESSION - given(config)}
     c = replace(config, **values)
     c.n_kv_head, c.n_hidden = c.n_kv_head or c.n_head, c.n_hidden or 3 * c.n_embd
     for name in ("run", "seed", *SHAPE):                     # what no run can change
@@ -1162,15 +1155,15 @@ def train(config, loaded=None, report=None):
         if saved["numerics"] != numerics:
             print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
-                    branch=saved.get("branch", 0), numerics=numerics)
+                    branch=saved.get("branch", 0), step=step, numerics=numerics)
     identity["origin"] = about(saved or identity)["origin"]
-    notes = {"max_steps": config.max_steps, "decay": config.decay}
+    facts = about(identity)
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
         states = {name: part.state_dict() for name, part in parts.items()}
         save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, **states))
-        notes["step"] = step
+        facts["step"] = step
     def save_best():
         save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
@@ -1196,7 +1189,7 @@ def train(config, loaded=None, report=None):
     shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
     metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
     rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
-    track = Track(config, "gpt", about(identity), notes, rows_of(at("metrics.csv"), written))
+    track = Track(config, "gpt", facts, rows_of(at("metrics.csv"), written))
     stop, handlers = catch_signals()
     try:
         for step in range(step, config.max_steps + 1):
@@ -1302,14 +1295,11 @@ def trained(config):
         path = run_path(config)
         folder = os.path.join(config.out_dir, "fetched", path)
         if config.fresh or not os.path.exists(os.path.join(folder, "model.pt")):
-            try:
-                if not (api := connect(config)):
-                    raise UserError("no key (WANDB_API_KEY)")
-                download(api, path + "-tokenizer", folder)
-                if not download(api, path + "-gpt", folder):
-                    raise UserError(f"there is no model of {path}")
-            except Exception as error:                       # theirs, of any kind
-                raise UserError(f"W&B: {brief(error)}") from None
+            if not (api := connect(config)):
+                raise UserError("W&B: no key (WANDB_API_KEY)")
+            download(api, path + "-tokenizer", folder)
+            if not download(api, path + "-gpt", folder):
+                raise UserError(f"W&B: there is no model of {path}")
         here = os.path.join(folder, "tokenizer.json")
         config = decide(config, tokenizer=here if os.path.exists(here) else "bytes")
     paths = [os.path.join(folder, name) for name in ("model.pt", "state.pt")]

@@ -292,7 +292,7 @@ def test_other_settings_under_the_same_name(api, server, tmp_path):
     other.ok("gpt.py", *TINY, "--max-steps", 5, "--matrix-lr", 0.01)
     said = other.fails("gpt.py", *TINY, "--max-steps", 20, "--run", name, env=ONLINE)
     assert "other settings" in said and "--run" in said
-    assert "was 16 when this run began" in shop_at(server, tmp_path / "third").fails(
+    assert "--n-embd is 16 in this run" in shop_at(server, tmp_path / "third").fails(
         "gpt.py", *TINY, "--n-embd", 32, "--max-steps", 20, "--run", name, env=ONLINE)
 
 def test_cut_and_mended(api, server, tmp_path):
