@@ -38,6 +38,8 @@ def flag(default, help):
 class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
+NO_MEMORY = "MemoryError|(out of|not enough|allocate) memory"           # of Python, of torch
+
 def plainly(function):
     """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
     @functools.wraps(function)
@@ -51,8 +53,8 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
-        except (MemoryError, RuntimeError) as error:         # torch's is the latter
-            if not re.search("MemoryError|(out of|not enough|allocate) memory", repr(error)):
+        except (MemoryError, RuntimeError) as error:
+            if not re.search(NO_MEMORY, repr(error)):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)

@@ -46,6 +46,8 @@ def flag(default, help):
 class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
+NO_MEMORY = "MemoryError|(out of|not enough|allocate) memory"           # of Python, of torch
+
 def plainly(function):
     """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
     @functools.wraps(function)
@@ -59,8 +61,8 @@ def plainly(function):
             status, message = 130, "interrupted\n"
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
-        except (MemoryError, RuntimeError) as error:         # torch's is the latter
-            if not re.search("MemoryError|(out of|not enough|allocate) memory", repr(error)):
+        except (MemoryError, RuntimeError) as error:
+            if not re.search(NO_MEMORY, repr(error)):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
@@ -910,10 +912,11 @@ def fetch(config):
     further on, with --fetch the other models, too. -> config, with the places where they are
     """
     at, here = functools.partial(os.path.join, config.out_dir), {}
-    for name in "stable.pt", "state.pt":                     # of two that are whole the second
-        with contextlib.suppress(Exception):
+    for name in "state.pt", "stable.pt":
+        with contextlib.suppress(Exception):                 # none, or damaged: the next one
             saved = torch.load(at("gpt", name), map_location="cpu", mmap=True, weights_only=True)
             here = {**about(saved), **saved["config"]}
+            break
     kept = {k: here[k] for k in {"run", "tokenizer", "input"} & here.keys() - given(config)}
     texts = kept.get("input", ""), config.input, at("data")  # it may have moved
     config = decide(config, **kept | {"input": next(filter(find, texts), config.input)})
@@ -1267,7 +1270,7 @@ def train(config, loaded=None, report=None):
                       f"lr {lr['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
                       f"{step_tokens / pace:,.0f} tok/s | eta {left}")
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not re.search(NO_MEMORY, repr(error)):
             raise
         raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps "
                         f"in half of it") from None

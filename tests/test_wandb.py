@@ -492,7 +492,7 @@ def test_a_long_name_and_none(server, tmp_path):
 
 def test_nothing_piles_up(api, server, tmp_path):
     shop, flags = shop_at(server, tmp_path / "shop"), ["gpt.py", *TINY, "--max-steps", 9999, "--max-minutes", 0.02, "--run", new_name()]
-    for env, most in ((NO_KEY, 6), (NO_KEY, 6), (ONLINE, 1), (ONLINE, 1)):     # text, model.pt, STATE
+    for env, most in ((NO_KEY, 6), (NO_KEY, 6), (ONLINE, 1), (ONLINE, 1)):     # text, model.pt, gpt-state's
         shop.ok(*flags, env=env)
         assert len([path for path in shop.path.glob("out/wandb/staging-gpt/**/*") if path.is_file()]) <= most
         assert len([*shop.path.glob("out/wandb/*run-*")]) == 1
