@@ -510,17 +510,18 @@ def pick(logits, config, generator):
 def generate(reader, tokenizer, config, ids, generator):
     """
     Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
-    reader: a function that is fed the ids it has not seen and answers the next one's (V,) logits.
+    reader: a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
+    of the next.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for _ in range(config.max_new_tokens):
-        new = pick(reader(ids).cpu(), config, generator)
+    for n in range(config.max_new_tokens):
+        new = pick(reader(ids, n == 0).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])
         ids = [new]
 
-def speak(new_reader, tokenizer, config):
+def speak(reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, as they form."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
@@ -529,7 +530,7 @@ def speak(new_reader, tokenizer, config):
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):
         print("-" * 20 + "\n" if n else "", prompt.decode("utf-8", "replace"), sep="", end="")
-        for text in generate(new_reader(), tokenizer, config, ids, generator):
+        for text in generate(reader, tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
 
@@ -631,7 +632,7 @@ def trained(config):
 def sample(config):
     """Speaks with the saved model."""
     model, tokenizer, _ = trained(config)
-    speak(lambda: lambda ids: model(torch.tensor(ids[-1])), tokenizer, config)
+    speak(lambda ids, begin: model(torch.tensor(ids[-1])), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)

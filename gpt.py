@@ -556,15 +556,16 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def reader(self):
         """
-        -> a function that is fed the ids it has not seen and answers the next one's (V,) logits.
-        Keys and values of what it has seen are kept; at block_size of them the first half goes.
+        -> a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
+        of the next. Keys and values of what it has seen are kept; at block_size of them the first
+        half goes.
 
         It is forward() for one token, where only the number of operations counts: matrices with the
         same input are joined, the norms' gains are in them, what is made lands where it is kept.
         RMSNorm of x is LayerNorm of (x, -x): queries and keys are made as (x1, x2, -x2, -x1), from
         which rotate() is a product and a sum.
         """
-        c, E, zero = self.config, self.embd.weight, torch.zeros(1, device=self.cos.device)
+        c, E = self.config, self.embd.weight
         T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
         L, hs, n = c.n_layer, C // nh, nh + nkv
         def columns(matrix):                                 # products take 80 us a token, not 95
@@ -589,27 +590,31 @@ class GPT(nn.Module):
         thought = torch.empty(2 * c.n_hidden, device=E.device)
         gate, up = thought.chunk(2)
 
-        def times_norm(matrix, x, out=None):                 # matrix @ RMSNorm(x), less its gain
-            scale = (x.dot(x).item() / C + 1e-6) ** -0.5
-            return torch.addmv(zero, matrix, x, beta=0, alpha=scale, out=out)
+        @functools.cache                                     # 20 us a token, were it made each time
+        def layers(t):                                       # -> what position t needs, by layer
+            return [*zip(matrices, *(kept.select(1, t).unbind() for kept in here),
+                         *(kept.narrow(3, 0, t + 1).unbind() for kept in past))]
+
+        def times_norm(matrix, x, out):                      # matrix @ RMSNorm(x), less its gain
+            return out.addmv_(matrix, x, beta=0, alpha=(x.dot(x).item() / C + 1e-6) ** -0.5)
 
         def step(i, t):                                      # token i, as the t-th -> (V,) logits
-            x = E[i]                                         # (C,)
-            views = [*(kept.select(1, t).unbind() for kept in here),
-                     *(kept.narrow(3, 0, t + 1).unbind() for kept in past)]
-            for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in zip(matrices, *views):
+            x = E[i].clone()                                 # (C,)
+            for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(t):
                 times_norm(qkv, x, out=made)
                 x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)                 # (n, 2, hs)
                 torch.sum(x1x2.mul_(turn), 1, out=turned)
                 y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
-                x = torch.addmv(x, o, y.flatten())
+                x.addmv_(o, y.flatten())
                 times_norm(gate_up, x, out=thought)
-                x = torch.addmv(x, down, F.silu(gate).mul_(up))
-            return times_norm(head, x)
+                x.addmv_(down, F.silu(gate).mul_(up))
+            return times_norm(head, x, out=E.new_empty(len(E)))
 
         seen = []
         @torch.inference_mode()
-        def read_on(ids):
+        def read_on(ids, begin):
+            if begin:
+                seen.clear()
             if len(seen) + len(ids) > T:                     # the last half again, from position 0
                 ids = [*seen, *ids][-max(1, T // 2):]
                 seen.clear()
@@ -636,17 +641,18 @@ def pick(logits, config, generator):
 def generate(reader, tokenizer, config, ids, generator):
     """
     Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
-    reader: a function that is fed the ids it has not seen and answers the next one's (V,) logits.
+    reader: a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
+    of the next.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for _ in range(config.max_new_tokens):
-        new = pick(reader(ids).cpu(), config, generator)
+    for n in range(config.max_new_tokens):
+        new = pick(reader(ids, n == 0).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])
         ids = [new]
 
-def speak(new_reader, tokenizer, config):
+def speak(reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, as they form."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
@@ -655,7 +661,7 @@ def speak(new_reader, tokenizer, config):
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):
         print("-" * 20 + "\n" if n else "", prompt.decode("utf-8", "replace"), sep="", end="")
-        for text in generate(new_reader(), tokenizer, config, ids, generator):
+        for text in generate(reader, tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
 
@@ -1315,7 +1321,7 @@ def trained(config):
 def sample(config):
     """Speaks with the weights that were best on validation."""
     model, tokenizer = trained(config)
-    speak(model.to(pick_device(config.device)).reader, tokenizer, config)
+    speak(model.to(pick_device(config.device)).reader(), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)
