@@ -178,7 +178,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
     order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
-    token is the character chr(id), a chunk a str of them, and so a merge is one str.replace.
+    token is the character chr(id), a chunk a str of them, and a merge of it all one str.replace.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -211,12 +211,13 @@ class Tokenizer:
         if len(word) > 500:                                  # all in turn: not days a megabyte
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
-        while len(word) > 1:
-            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
-            if new == NO_MERGE:
-                break
-            word = word.replace(self.pair[new], new)
-        return word
+        word, get = ["", *word, ""], self.merged.get         # an end merges with nothing
+        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]   # of each pair
+        while (new := min(makes)) != NO_MERGE:
+            n = makes.index(new)                             # the first pair is word[n], word[n + 1]
+            before, after = (word[n - 1], new), (new, word[n + 2])
+            word[n:n + 2], makes[n - 1:n + 2] = [new], (get(before, NO_MERGE), get(after, NO_MERGE))
+        return "".join(word)
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
@@ -445,12 +446,11 @@ def pick(logits, config, generator):
 def generate(reader, tokenizer, config, ids, generator):
     """
     Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
-    reader: a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
-    of the next.
+    reader: a function, (ids to read, list of those seen, which it extends) -> (V,) logits
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for n in range(config.max_new_tokens):
-        new = pick(reader(ids, n == 0).cpu(), config, generator)
+    decoder, seen = codecs.getincrementaldecoder("utf-8")("replace"), []
+    for _ in range(config.max_new_tokens):
+        new = pick(reader(ids, seen).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])
@@ -503,7 +503,7 @@ def sample(config):
     saved, tokenizer = load([path], "bigram_counts", config, "`python bigram_counts.py` makes one")
     model = Counted(saved["keys"], saved["counts"], tokenizer.vocab_size, saved["prior"])
     every = torch.arange(tokenizer.vocab_size)
-    speak(lambda ids, begin: model.log_probs(torch.tensor(ids[-1]), every), tokenizer, config)
+    speak(lambda ids, seen: model.log_probs(torch.tensor(ids[-1]), every), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # main

@@ -186,7 +186,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
     order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
-    token is the character chr(id), a chunk a str of them, and so a merge is one str.replace.
+    token is the character chr(id), a chunk a str of them, and a merge of it all one str.replace.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -219,12 +219,13 @@ class Tokenizer:
         if len(word) > 500:                                  # all in turn: not days a megabyte
             for new, pair in self.pair.items():
                 word = word.replace(pair, new)
-        while len(word) > 1:
-            new = min(map(self.merged.get, zip(word, word[1:]), itertools.repeat(NO_MERGE)))
-            if new == NO_MERGE:
-                break
-            word = word.replace(self.pair[new], new)
-        return word
+        word, get = ["", *word, ""], self.merged.get         # an end merges with nothing
+        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]   # of each pair
+        while (new := min(makes)) != NO_MERGE:
+            n = makes.index(new)                             # the first pair is word[n], word[n + 1]
+            before, after = (word[n - 1], new), (new, word[n + 2])
+            word[n:n + 2], makes[n - 1:n + 2] = [new], (get(before, NO_MERGE), get(after, NO_MERGE))
+        return "".join(word)
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
@@ -556,9 +557,8 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def reader(self):
         """
-        -> a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
-        of the next. Keys and values of what it has seen are kept; at block_size of them the first
-        half goes.
+        -> a function, (ids to read, list of those seen, which it extends) -> (V,) logits of the
+        next. It keeps keys and values of what it has seen; at block_size the first half goes.
 
         It is forward() for one token, where only the number of operations counts: matrices with the
         same input are joined, the norms' gains are in them, what is made lands where it is kept.
@@ -598,30 +598,23 @@ class GPT(nn.Module):
         def times_norm(matrix, x, out):                      # matrix @ RMSNorm(x), less its gain
             return out.addmv_(matrix, x, beta=0, alpha=(x.dot(x).item() / C + 1e-6) ** -0.5)
 
-        def step(i, t):                                      # token i, as the t-th -> (V,) logits
-            x = E[i].clone()                                 # (C,)
-            for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(t):
-                times_norm(qkv, x, out=made)
-                x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)                 # (n, 2, hs)
-                torch.sum(x1x2.mul_(turn), 1, out=turned)
-                y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
-                x.addmv_(o, y.flatten())
-                times_norm(gate_up, x, out=thought)
-                x.addmv_(down, F.silu(gate).mul_(up))
-            return times_norm(head, x, out=E.new_empty(len(E)))
-
-        seen = []
         @torch.inference_mode()
-        def read_on(ids, begin):
-            if begin:
-                seen.clear()
+        def read_on(ids, seen):
             if len(seen) + len(ids) > T:                     # the last half again, from position 0
                 ids = [*seen, *ids][-max(1, T // 2):]
                 seen.clear()
             for i in ids:
-                logits = step(i, len(seen))
+                x = E[i].clone()                             # (C,)
+                for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(len(seen)):
+                    times_norm(qkv, x, out=made)
+                    x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)             # (n, 2, hs)
+                    torch.sum(x1x2.mul_(turn), 1, out=turned)
+                    y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
+                    x.addmv_(o, y.flatten())
+                    times_norm(gate_up, x, out=thought)
+                    x.addmv_(down, F.silu(gate).mul_(up))
                 seen.append(i)
-            return logits
+            return times_norm(head, x, out=E.new_empty(len(E)))
         return read_on
 
 # -----------------------------------------------------------------------------
@@ -641,12 +634,11 @@ def pick(logits, config, generator):
 def generate(reader, tokenizer, config, ids, generator):
     """
     Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
-    reader: a function of the ids it has not seen, and whether they begin a text, to the (V,) logits
-    of the next.
+    reader: a function, (ids to read, list of those seen, which it extends) -> (V,) logits
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for n in range(config.max_new_tokens):
-        new = pick(reader(ids, n == 0).cpu(), config, generator)
+    decoder, seen = codecs.getincrementaldecoder("utf-8")("replace"), []
+    for _ in range(config.max_new_tokens):
+        new = pick(reader(ids, seen).cpu(), config, generator)
         if new == tokenizer.eot:
             return
         yield decoder.decode(tokenizer.pieces[new])

@@ -271,7 +271,7 @@ class Parrot:
 
     def reader(self):
         said = iter(self.ids)
-        return lambda ids, begin: torch.nn.functional.one_hot(torch.tensor(next(said)), self.vocab_size) * 100.0
+        return lambda ids, seen: torch.nn.functional.one_hot(torch.tensor(next(said)), self.vocab_size) * 100.0
 
 def test_known_stretches_are_marked(gpt, shop, monkeypatch, capsys):
     config = gpt.Config(input=str(shop.path / "input.txt"))
