@@ -46,10 +46,14 @@ has_run=; chosen=
 if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
 case ${RUN-} in *[!A-Za-z0-9_./-]*) fail "RUN=$RUN: a run's name has letters, digits, - and _" ;; esac
 case /$has_run in / | */"${RUN:-${has_run##*/}}") ;; *)
-    fail "out/ holds the run $has_run: RUN=$has_run goes on with it, and another one begins after  mv out out-${has_run##*/}" ;; esac
+    fail "out/ holds the run $has_run: RUN=$has_run goes on with it,\
+ and another one begins after  mv out out-${has_run##*/}" ;; esac
 [ "$chosen" != chosen ] || RUN=$has_run
 host=${WANDB_BASE_URL:-https://api.wandb.ai}; host=${host#*://}; host=${host%%/*}
-has_key() { [ "${WANDB_MODE:-online}" = online ] && { [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"; }; }
+has_key() {
+    [ "${WANDB_MODE:-online}" = online ] || return
+    [ -n "${WANDB_API_KEY-}" ] || grep -qsF "$host" "${NETRC:-${HOME-}/.netrc}"
+}
 
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed; else one in .venv, with requirements.txt
@@ -64,8 +68,9 @@ set_up() {
     for python in ${VIRTUAL_ENV:+python} ${CONDA_PREFIX:+python} .venv/bin/python python3 $newest_first; do
         if can "$python" "$needs"; then return; fi
     done
-    if [ -e .venv/unfinished ] || { [ -e .venv ] && ! can .venv/bin/python "import pip" && ! grep -qs ^uv .venv/pyvenv.cfg; }
-    then                                       # uv's have no pip, and are whole
+    if [ -e .venv/unfinished ] || {            # uv's have no pip, and are whole
+        [ -e .venv ] && ! can .venv/bin/python "import pip" && ! grep -qs ^uv .venv/pyvenv.cfg; }
+    then
         echo "removing half a .venv"
         rm -rf .venv
     fi
@@ -74,13 +79,15 @@ set_up() {
             if can "$python" "import ensurepip, venv"; then break; fi
         done
         [ "$python" != none ] || fail "no Python here is 3.10 or newer and can make a .venv:\
- get python3-venv (\`sudo apt install python3-venv\`) on Debian and Ubuntu, elsewhere a Python from python.org"
+ get python3-venv (\`sudo apt install python3-venv\`) on Debian and Ubuntu,\
+ elsewhere a Python from python.org"
         mkdir .venv; touch .venv/unfinished
         run $python -m venv .venv || fail "$python could not make a .venv: why is said above"
     fi
     python=.venv/bin/python
     echo "installing $requirements into .venv: some GB, as on Linux torch comes with CUDA"
-    run $python -m pip install -r "$requirements" || fail "pip could not install $requirements: why is said above"
+    run $python -m pip install -r "$requirements" ||
+        fail "pip could not install $requirements: why is said above"
     can $python "$needs" || fail "$requirements is installed, and yet this fails:  $python -c '$needs'"
     rm -f .venv/unfinished
 }
@@ -97,7 +104,8 @@ url=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespe
 sha256=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 
 fetch() {                                      # url -> input.txt.tmp; exit status as curl's
-    if command -v curl > /dev/null; then run curl -fsL --connect-timeout 10 --max-time 60 -o input.txt.tmp $url
+    if command -v curl > /dev/null
+    then run curl -fsL --connect-timeout 10 --max-time 60 -o input.txt.tmp $url
     else run "$python" -c '
 import sys, urllib.request
 try:
@@ -109,7 +117,8 @@ except Exception as error:
 if [ -n "${RUN-}" ] && [ ! -e out/gpt/state.pt ] && has_key; then
     echo; echo "=== what W&B has of $RUN ==="
     here=$text; [ $# = 1 ] || here=out/data
-    run "$python" gpt.py --fetch "--run=$RUN" --input "$here" || fail "nothing is lost: the same command tries again"
+    run "$python" gpt.py --fetch "--run=$RUN" --input "$here" ||
+        fail "nothing is lost: the same command tries again"
 fi
 if [ $# = 0 ] && [ -d out/data ]; then text=out/data; fi
 
@@ -117,15 +126,19 @@ echo; echo "=== text: a few seconds ==="
 if [ "$text" = input.txt ] && [ ! -e input.txt ]; then
     status=0; fetch || status=$?
     case $status in
-        0)  "$python" -c 'import hashlib; print(hashlib.sha256(open("input.txt.tmp", "rb").read()).hexdigest())' |
-                grep -q $sha256 || fail "$url did not send tiny Shakespeare (wrong checksum): save a text as input.txt"
+        0)  "$python" -c '
+from hashlib import sha256
+print(sha256(open("input.txt.tmp", "rb").read()).hexdigest())' | grep -q $sha256 ||
+                fail "$url did not send tiny Shakespeare (wrong checksum): save a text as input.txt"
             echo "input.txt: tiny Shakespeare" ;;
         35 | 5[1348] | 60 | 66 | 77 | 8[023] | 9[01])
-            fail "no secure connection (SSL error, curl $status; a proxy? the clock?) to $url: save a text as input.txt" ;;
+            fail "no secure connection (SSL error, curl $status; a proxy? the clock?) to $url:\
+ save a text as input.txt" ;;
         *)  "$python" -c '
 from pydoc_data.topics import topics
 open("input.txt.tmp", "w", encoding="utf-8").write("\n\n".join(topics[name] for name in sorted(topics)))'
-            echo "input.txt: Python's own language reference, as tiny Shakespeare is out of reach (no network: curl $status)" ;;
+            echo "input.txt: Python's own language reference, as tiny Shakespeare is out of reach\
+ (no network: curl $status)" ;;
     esac
     mv input.txt.tmp input.txt
 fi
@@ -134,7 +147,7 @@ echo "learning from $text"
 # --------------------------------------------------------------------------------------------------
 # tokenizer: text -> out/tokenizer.json. What was made from another text or tokenizer is put aside
 
-fingerprints() {                               # text, tokenizer -> 16 hex digits each; "none": not there, or damaged
+fingerprints() {                               # text, tokenizer -> 16 hex digits each, or "none"
     "$python" -c '
 from bpe import *
 @plainly
@@ -147,7 +160,7 @@ def main():
 main()' "$text"
 }
 
-row() {                                        # out/$1 -> its row of the ladder; exit status 1: unfinished, 3: outdated
+row() {                                        # out/$1 -> its row; status 1: unfinished, 3: outdated
     "$python" -c '
 import json, math, os, sys
 folder, now = sys.argv[1:]
@@ -155,7 +168,8 @@ r = json.load(open(folder + "/result.json"))
 if [r["text"], r["tokenizer"]] != now.split():
     sys.exit(3)
 assert os.path.getsize(folder + "/model.pt")
-print("{model:24}{parameters:>12,}{val_bpb:>19.3f}{ppl:>22,.1f}{seconds:>15,.1f} s".format(ppl=math.exp(r["val_loss"]), **r))
+print("{model:24}{parameters:>12,}{val_bpb:>19.3f}{ppl:>22,.1f}{seconds:>15,.1f} s".format(
+    ppl=math.exp(r["val_loss"]), **r))
 ' "out/$1" "$now" 2> /dev/null
 }
 
@@ -194,14 +208,15 @@ if [ ! -e out/tokenizer.json ]; then
 fi
 for model in $models; do
     status=0; row $model > /dev/null || status=$?
-    if [ -e out/$model ] && { [ $status = 3 ] || { [ $status = 1 ] && [ "$now" != "${was:-$now}" ]; }; }; then
-        aside out/$model "$why"
-    fi
+    [ $status != 1 ] || [ "$now" = "${was:-$now}" ] || status=3        # unfinished, and outdated
+    if [ -e out/$model ] && [ $status = 3 ]; then aside out/$model "$why"; fi
 done
-[ "$now" = "$was" ] || { echo "$now" > out/made-from.tmp; mv out/made-from.tmp out/made-from; }      # last: a kill above repeats, and loses nothing
-shopt -s extglob; stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}      # the name that gpt.py would give it
-stem=${stem//+([^A-Za-z0-9])/-}; is_run="${stem:0:33}-${now:0:6}"; [ -z "${RUN-}" ] || is_run="$RUN chosen"
-[ "$has_run${chosen:+ $chosen}" = "$is_run" ] || { echo "$is_run" > out/run.tmp; mv out/run.tmp out/run; }
+remember() { [ "$1" = "$2" ] || { echo "$1" > "$3.tmp"; mv "$3.tmp" "$3"; }; }
+remember "$now" "$was" out/made-from           # last: a kill above repeats, and loses nothing
+shopt -s extglob; stem=${text%/}; stem=${stem##*/}; stem=${stem%.*}      # gpt.py's name for the run
+stem=${stem//+([^A-Za-z0-9])/-}; is_run="${stem:0:33}-${now:0:6}"
+[ -z "${RUN-}" ] || is_run="$RUN chosen"
+remember "$is_run" "$has_run${chosen:+ $chosen}" out/run
 echo "out/tokenizer.json is there"
 
 # --------------------------------------------------------------------------------------------------
@@ -210,19 +225,22 @@ echo "out/tokenizer.json is there"
 stage() {
     model=$1; said=out/$1/samples.txt; shift
     if ! row "$model" > /dev/null; then
-        rm -f "$said" "out/$model/result.json"               # or gpt.py takes what is damaged for finished
-        session=; [ $model != gpt ] || session="${RUN:+--run=$RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
+        rm -f "$said" "out/$model/result.json"               # what is damaged is not finished
+        session="${RUN:+--run=$RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
+        [ $model = gpt ] || session=
         status=0; run "$python" "$@" --input "$text" $session || status=$?
         if [ $status = 0 ] && [ -n "${MAX_MINUTES-}" ] && ! row "$model" > /dev/null; then
             echo; echo "$MAX_MINUTES minutes are over: the same command goes on from here"; exit
         fi
         if [ $status != 0 ] || ! row "$model" > /dev/null; then
             [ $status != 0 ] || status=1
-            fail "stage $model ended unfinished (exit status $status): the same command goes on from here" $status
+            fail "stage $model ended unfinished (exit status $status):\
+ the same command goes on from here" $status
         fi
     fi
     if [ "$said" -ot "out/$model/model.pt" ]; then           # or it is not there at all
-        run "$python" "$@" --sample --max-new-tokens 100 > "$said.tmp" || fail "stage $model cannot speak: why is said above"
+        run "$python" "$@" --sample --max-new-tokens 100 > "$said.tmp" ||
+            fail "stage $model cannot speak: why is said above"
         mv "$said.tmp" "$said"
     fi
     echo "--- out/$model says:"; cat "$said"
@@ -258,6 +276,7 @@ for model in $models; do row $model; done
 echo; echo "=== the curves ==="
 "$python" gpt.py --plot || fail "stage plot failed: why is said above"
 if grep -qs offline out/wandb/sent-gpt; then
-    echo; echo "All is recorded in out/wandb. With a key  bash run.sh  sends it, or  wandb sync out/wandb/offline-run-*  does"
+    echo; echo "All is recorded in out/wandb. With a key  bash run.sh  sends it, or\
+  wandb sync out/wandb/offline-run-*  does"
 fi
 echo; echo "It speaks to you:  $python gpt.py --sample --prompt \"The \""

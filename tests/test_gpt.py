@@ -592,9 +592,17 @@ def test_compiled_weights_have_the_same_names(shop):
     names = {*shop.load("out/gpt/state.pt")["weights"], *shop.load("out/gpt/model.pt")["weights"]}
     assert names and not any("_orig_mod" in name for name in names)
 
+FULL = """
+real = GPT.forward
+def forward(self, *args, **kwargs):
+    if torch.is_grad_enabled():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    return real(self, *args, **kwargs)
+GPT.forward = forward
+"""
+
 def test_out_of_memory_says_which_flag_helps(shop):
-    patch = "def forward(*args, **kwargs): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')\nGPT.forward = forward"
-    error = shop.fails("gpt.py", *TINY, "--max-steps", 3, "--eval-every", 3, patch=patch.replace("def forward(", "real = GPT.forward\ndef forward(self, *args, **kwargs):\n    if not torch.is_grad_enabled(): return real(self, *args, **kwargs)\n    return fail()\ndef fail("))
+    error = shop.fails("gpt.py", *TINY, "--max-steps", 3, "--eval-every", 3, patch=FULL)
     assert "memory" in error and "--grad-accum 2" in error
 
 @pytest.mark.parametrize("device, expected", [("cpu", 0), ("cuda", 1)])
