@@ -291,7 +291,7 @@ def bench_gpt(args, folder):
     small_tokenizer(args, folder)
     ours, peer = ([sys.executable, "-c", MODELS + code + MEDIAN, args.text, folder / "small.json", folder / "out"]
                   for code in LEARN.values())
-    compare("train GPT, 24 x 64 tokens a step", {"gpt.py": ours}, {"transformers": peer}, rounds=3, tokens=24 * 64)
+    compare("train GPT, 24 x 64 tokens a step", {"gpt.py": ours}, {"transformers": peer}, rounds=7, tokens=24 * 64)
 
 def bench_sample(args, folder):
     ours, peer = ([sys.executable, "-c", MODELS + SPEAK + code + MEDIAN] for code in SPEAKERS.values())
