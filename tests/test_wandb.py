@@ -395,7 +395,7 @@ def test_a_key_in_netrc(api, server, tmp_path):
     shop.ok("gpt.py", *TINY, "--max-steps", 20, "--run", name, env={**NO_KEY, "NETRC": where})
     assert state_of(api, name)["step"] == 20
     source = (ROOT / "run.sh").read_text(encoding="utf-8")
-    lines = "\n".join(line for line in source.splitlines() if line.startswith(("host=", "has_key")))
+    lines = re.search(r"(?ms)^host=.*?^}$", source).group()  # up to the end of has_key()
     for url, status in ((URL, 0), ("https://api.wandb.ai", int(host != "api.wandb.ai"))):
         env = {**os.environ, **NO_KEY, "NETRC": where, "WANDB_BASE_URL": url}
         assert subprocess.run(["bash", "-uc", lines + "\nhas_key"], env=env).returncode == status
