@@ -178,7 +178,7 @@ class Tokenizer:
     """
     Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
     order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
-    token is the character chr(id), a chunk a str of them, and a merge of it all one str.replace.
+    token is the character chr(id), a chunk a str of them: str.replace does a merge everywhere.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -214,9 +214,10 @@ class Tokenizer:
         word, get = ["", *word, ""], self.merged.get         # an end merges with nothing
         makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]   # of each pair
         while (new := min(makes)) != NO_MERGE:
-            n = makes.index(new)                             # the first pair is word[n], word[n + 1]
-            before, after = (word[n - 1], new), (new, word[n + 2])
-            word[n:n + 2], makes[n - 1:n + 2] = [new], (get(before, NO_MERGE), get(after, NO_MERGE))
+            n = makes.index(new)                             # the pair is word[n], word[n + 1]
+            word[n:n + 2] = [new]
+            before, after = (word[n - 1], new), (new, word[n + 1])
+            makes[n - 1:n + 2] = get(before, NO_MERGE), get(after, NO_MERGE)
         return "".join(word)
 
     def encode(self, text, allowed_special=()):

@@ -225,7 +225,7 @@ echo "out/tokenizer.json is there"
 stage() {
     model=$1; said=out/$1/samples.txt; shift
     if ! row "$model" > /dev/null; then
-        rm -f "$said" "out/$model/result.json"               # what is damaged is not finished
+        rm -f "$said" "out/$model/result.json"               # damaged, it would pass for finished
         session="${RUN:+--run=$RUN} ${MAX_MINUTES:+--max-minutes $MAX_MINUTES}"
         [ $model = gpt ] || session=
         status=0; run "$python" "$@" --input "$text" $session || status=$?
