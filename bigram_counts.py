@@ -16,8 +16,8 @@ add a little to every count (what was never seen is not impossible), divide by t
 One token of context is little, and yet the text it makes has the letter-feel of the original.
 bigram_nn.py learns the same table by gradient descent, gpt.py looks at more than one token.
 """
-import argparse, builtins, codecs, functools, glob, hashlib, io, itertools, json, math
-import os, pickle, re, signal, sys, threading, time, warnings, zipfile
+import argparse, builtins, codecs, contextlib, functools, glob, hashlib, io, itertools, json, math
+import multiprocessing, os, re, signal, sys, threading, time, warnings, zipfile
 from array import array
 from dataclasses import asdict, dataclass, field, fields
 
@@ -30,7 +30,7 @@ except KeyboardInterrupt:                                    # it takes a second
     sys.exit(130)
 
 # -----------------------------------------------------------------------------
-# frame: a dataclass becomes flags, an error a line, a file whole or nothing (same in every script)
+# frame: a setting is a flag, an error is a line (same in every script)
 
 def flag(default, help):
     return field(default=default, metadata={"help": help})
@@ -38,7 +38,8 @@ def flag(default, help):
 class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
-NO_MEMORY = "MemoryError|(out of|not enough|allocate) memory"           # of Python, of torch
+def out_of_memory(error):
+    return re.search("MemoryError|(out of|not enough|allocate) memory", repr(error))
 
 def plainly(function):
     """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
@@ -54,7 +55,7 @@ def plainly(function):
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:
-            if not re.search(NO_MEMORY, repr(error)):
+            if not out_of_memory(error):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
@@ -62,90 +63,22 @@ def plainly(function):
             sys.exit(status)
     return run
 
-def parse(Config):
-    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    def fail(message):
-        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
-    parser.error = fail
-    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
-    for f in fields(Config):
-        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
-        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
-                dict(type=f.type, metavar=f.type.__name__.upper()))
-        name = "--" + f.name.replace("_", "-")
-        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
-    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
-        sys.stdout.reconfigure(line_buffering=True, errors="replace")
-    typed = vars(parser.parse_args())
-    for name, value in typed.items():
-        if type(value) in (int, float) and not abs(value) < 1 << 63:
-            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
-    config = Config(**typed)
-    config.typed = set(typed)
-    return config
-
-def given(config):
-    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
-    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
-    return getattr(config, "typed", changed)
-
-def progress(what, items, power=1.0):
-    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
-    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
-    start = last = time.time()
-    for n, item in zip(itertools.accumulate(sizes), items):
-        yield item
-        if time.time() - last > 1.5:
-            last = time.time()
-            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
-            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
-
-def write(path, data):
-    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path + ".tmp", "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + ".tmp", path)
-
 # -----------------------------------------------------------------------------
-# spread: work for all cores (same in every script)
+# config
 
-def spread(work, pieces):
-    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
-    if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
-    cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-    parts, workers = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
-    for core in range(cores):
-        out, into = os.pipe()
-        if not (pid := os.fork()):                           # a copy of this process and all it has
-            try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the first process
-                os.closerange(3, into)                       # if that ends, our writing fails
-                with open(into, "wb") as pipe:
-                    for part in parts[core::cores]:
-                        pickle.dump([*map(work, part)], pipe)
-                        pipe.flush()
-            finally:
-                os._exit(0)
-        os.close(into)
-        workers.append((pid, open(out, "rb")))
-    try:
-        for n, part in enumerate(parts):
-            try:
-                results = pickle.load(workers[n % cores][1])
-            except (EOFError, pickle.UnpicklingError):       # killed, or work() raises
-                results = map(work, part)
-            yield from results
-    finally:
-        for pid, pipe in workers:
-            pipe.close()
-            os.waitpid(pid, 0)
+@dataclass
+class Config:
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
+    out_dir: str = flag("out", "folder for what this script makes, in bigram_counts/ there")
+    seed: int = flag(1337, "same seed, same samples")
+    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
+    sample: bool = flag(False, "speak, with the saved model, instead of training")
+    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    num_samples: int = flag(1, "how many samples")
+    max_new_tokens: int = flag(200, "tokens per sample, at the most")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
+    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
 
 # -----------------------------------------------------------------------------
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
@@ -235,16 +168,18 @@ class Tokenizer:
         """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
         if path == "bytes":
             return cls([])
+        if not os.path.exists(path):
+            raise UserError(f"{path} is not there: `python bpe.py` trains one; or --tokenizer bytes")
+        with open(path, "rb") as f:
+            text = f.read()
         try:
-            with open(path, encoding="utf-8") as f:
-                saved = json.load(f)
+            saved = json.loads(text)
             fingerprint = saved["model"].pop("fingerprint")
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError,
-                RecursionError):                             # whatever JSON may hold
-            saved = fingerprint = None
-        if fingerprint != checksum(saved):
-            what = "damaged, or not written by bpe.py" if os.path.exists(path) else "not there"
-            raise UserError(f"{path} is {what}: `python bpe.py` trains one; or --tokenizer bytes")
+            if fingerprint != checksum(saved):
+                raise ValueError
+        except Exception:                                    # whatever JSON may hold
+            raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains "
+                            "one; or --tokenizer bytes") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
@@ -281,23 +216,6 @@ def split(texts):
             val.append(text[max(cut, 0):])
         cut -= len(text)
     return train, val
-
-# -----------------------------------------------------------------------------
-# config
-
-@dataclass
-class Config:
-    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
-    out_dir: str = flag("out", "folder for what this script makes, in bigram_counts/ there")
-    seed: int = flag(1337, "same seed, same samples")
-    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
-    sample: bool = flag(False, "speak, with the saved model, instead of training")
-    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
-    num_samples: int = flag(1, "how many samples")
-    max_new_tokens: int = flag(200, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
-    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -349,17 +267,14 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
-            with zipfile.ZipFile(path) as checked:           # torch does not look at the checksums
-                if checked.testzip():
-                    continue
-            with warnings.catch_warnings(record=True):       # about files that are not ours
+            with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
+                damaged = whole.testzip()                    # torch does not look at the checksums
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-            if type(saved) is dict and saved.get("kind") == kind:
+            if saved["kind"] == kind and not damaged:
                 break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
-                zipfile.BadZipFile):
+        except Exception:                                    # whatever a damaged file makes of it:
             pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
@@ -505,6 +420,83 @@ def sample(config):
     model = Counted(saved["keys"], saved["counts"], tokenizer.vocab_size, saved["prior"])
     every = torch.arange(tokenizer.vocab_size)
     speak(lambda ids, seen: model.log_probs(torch.tensor(ids[-1]), every), tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# tools: flags from a dataclass, progress, files, all cores (same in every script)
+def parse(Config):
+    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    def fail(message):
+        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
+    parser.error = fail
+    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
+    for f in fields(Config):
+        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
+        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
+                dict(type=f.type, metavar=f.type.__name__.upper()))
+        name = "--" + f.name.replace("_", "-")
+        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    typed = vars(parser.parse_args())
+    for name, value in typed.items():
+        if type(value) in (int, float) and not abs(value) < 1 << 63:
+            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
+    config = Config(**typed)
+    config.typed = set(typed)
+    return config
+
+def given(config):
+    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    return getattr(config, "typed", changed)
+
+def progress(what, items, power=1.0):
+    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
+    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
+    start = last = time.time()
+    for n, item in zip(itertools.accumulate(sizes), items):
+        yield item
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
+
+def write(path, data):
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+def spread(work, pieces):
+    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
+    if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
+        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+    fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
+    some = 1 + len(pieces) // 100
+    parts, pipes = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
+    def child(core, pipe):                                   # a copy of this process and all it has
+        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the first process
+        os.closerange(3, pipe.fileno())                      # if that one ends, sending fails
+        with contextlib.suppress(Exception):
+            for part in parts[core::cores]:
+                pipe.send([*map(work, part)])
+    for core in range(cores):
+        out, into = fork.Pipe(duplex=False)
+        fork.Process(target=child, args=[core, into], daemon=True).start()
+        into.close()
+        pipes.append(out)
+    for n, part in enumerate(parts):
+        try:
+            results = pipes[n % cores].recv()
+        except EOFError:                                     # it was killed, or work() raised
+            results = map(work, part)
+        yield from results
 
 # -----------------------------------------------------------------------------
 # main

@@ -18,7 +18,7 @@ run that is killed goes on where it was: what a step does depends on the weights
 number alone.
 """
 import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib
-import io, itertools, json, math, netrc, os, pickle, random, re, shlex
+import io, itertools, json, math, multiprocessing, netrc, os, random, re, shlex
 import shutil, signal, sys, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 # -----------------------------------------------------------------------------
-# frame: a dataclass becomes flags, an error a line, a file whole or nothing (same in every script)
+# frame: a setting is a flag, an error is a line (same in every script)
 
 def flag(default, help):
     return field(default=default, metadata={"help": help})
@@ -46,7 +46,8 @@ def flag(default, help):
 class UserError(Exception):
     """What the user or the world did, in one line that says what to do."""
 
-NO_MEMORY = "MemoryError|(out of|not enough|allocate) memory"           # of Python, of torch
+def out_of_memory(error):
+    return re.search("MemoryError|(out of|not enough|allocate) memory", repr(error))
 
 def plainly(function):
     """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
@@ -62,7 +63,7 @@ def plainly(function):
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:
-            if not re.search(NO_MEMORY, repr(error)):
+            if not out_of_memory(error):
                 raise
             status, message = 1, "error: out of memory: less text or smaller numbers take less\n"
         print(message, end="", file=sys.stderr)
@@ -70,90 +71,63 @@ def plainly(function):
             sys.exit(status)
     return run
 
-def parse(Config):
-    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    def fail(message):
-        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
-    parser.error = fail
-    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
-    for f in fields(Config):
-        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
-        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
-                dict(type=f.type, metavar=f.type.__name__.upper()))
-        name = "--" + f.name.replace("_", "-")
-        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
-    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
-        sys.stdout.reconfigure(line_buffering=True, errors="replace")
-    typed = vars(parser.parse_args())
-    for name, value in typed.items():
-        if type(value) in (int, float) and not abs(value) < 1 << 63:
-            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
-    config = Config(**typed)
-    config.typed = set(typed)
-    return config
-
-def given(config):
-    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
-    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
-    return getattr(config, "typed", changed)
-
-def progress(what, items, power=1.0):
-    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
-    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
-    start = last = time.time()
-    for n, item in zip(itertools.accumulate(sizes), items):
-        yield item
-        if time.time() - last > 1.5:
-            last = time.time()
-            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
-            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
-
-def write(path, data):
-    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path + ".tmp", "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + ".tmp", path)
-
 # -----------------------------------------------------------------------------
-# spread: work for all cores (same in every script)
+# config
 
-def spread(work, pieces):
-    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
-    if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
-    cores, some = min(8, len(os.sched_getaffinity(0))), 1 + len(pieces) // 100
-    parts, workers = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
-    for core in range(cores):
-        out, into = os.pipe()
-        if not (pid := os.fork()):                           # a copy of this process and all it has
-            try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the first process
-                os.closerange(3, into)                       # if that ends, our writing fails
-                with open(into, "wb") as pipe:
-                    for part in parts[core::cores]:
-                        pickle.dump([*map(work, part)], pipe)
-                        pipe.flush()
-            finally:
-                os._exit(0)
-        os.close(into)
-        workers.append((pid, open(out, "rb")))
-    try:
-        for n, part in enumerate(parts):
-            try:
-                results = pickle.load(workers[n % cores][1])
-            except (EOFError, pickle.UnpicklingError):       # killed, or work() raises
-                results = map(work, part)
-            yield from results
-    finally:
-        for pid, pipe in workers:
-            pipe.close()
-            os.waitpid(pid, 0)
+def preset(cpu, gpu, help):
+    """A flag whose default, -1, stands for the device's: 140 s on two cores, 10 minutes on a T4."""
+    help = f"{help} (default: {cpu}, on a gpu {gpu})"
+    return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
+
+@dataclass
+class Config:
+    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
+    out_dir: str = flag("out", "folder for what this script makes, in gpt/ there")
+    seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
+    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
+    fresh: bool = flag(False, "start anew; the run that is there moves to gpt-old-N")
+    # model
+    n_layer: int = preset(4, 6, "blocks")
+    n_head: int = preset(2, 6, "attention heads")
+    n_kv_head: int = flag(0, "heads of keys and values; 0: as many as n_head, fewer are shared")
+    n_embd: int = preset(128, 384, "width C of the residual stream")
+    n_hidden: int = flag(0, "width of the MLP; 0: 3 x n_embd")
+    block_size: int = preset(128, 256, "context T, in tokens")
+    dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
+    # training
+    max_steps: int = preset(1400, 2000, "training steps; a larger number prolongs a finished run")
+    batch_size: int = preset(12, 64, "rows of T tokens per step")
+    grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
+    matrix_lr: float = flag(0.02, "learning rate of the matrices (Muon)")
+    vector_lr: float = flag(0.003, "learning rate of embeddings and gains (AdamW)")
+    weight_decay: float = flag(0.1, "pull of the matrices towards zero")
+    warmup: int = preset(20, 100, "steps in which the learning rate rises")
+    decay: float = flag(0.5, "share of all steps, the last, in which it falls to zero")
+    average: float = preset(0.98, 0.99, "weights are averaged over about 1 / (1 - this) steps")
+    eval_every: int = flag(200, "steps between evaluations, which are checkpoints, too")
+    dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
+    compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
+    # tracking
+    run: str = flag("", "name at W&B, [entity/project/]name; empty: of the text's name and content")
+    wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
+    upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
+    max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
+    upload: bool = flag(False, "send what is finished in out_dir to W&B, instead of training")
+    fetch: bool = flag(False, "fetch what W&B has of --run and out_dir lacks, instead of training")
+    # sampling
+    sample: bool = flag(False, "speak, with the saved model, instead of training")
+    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    num_samples: int = flag(1, "how many samples")
+    max_new_tokens: int = flag(200, "tokens per sample, at the most")
+    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
+    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    # seeing
+    explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
+    plot: bool = flag(False, "draw the curves of the run, also while it trains")
+    tune: int = flag(0, "search for better settings with this many short runs")
+    trial_seconds: int = flag(60, "seconds of training in each of them")
+    sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
 
 # -----------------------------------------------------------------------------
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
@@ -243,16 +217,18 @@ class Tokenizer:
         """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
         if path == "bytes":
             return cls([])
+        if not os.path.exists(path):
+            raise UserError(f"{path} is not there: `python bpe.py` trains one; or --tokenizer bytes")
+        with open(path, "rb") as f:
+            text = f.read()
         try:
-            with open(path, encoding="utf-8") as f:
-                saved = json.load(f)
+            saved = json.loads(text)
             fingerprint = saved["model"].pop("fingerprint")
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError,
-                RecursionError):                             # whatever JSON may hold
-            saved = fingerprint = None
-        if fingerprint != checksum(saved):
-            what = "damaged, or not written by bpe.py" if os.path.exists(path) else "not there"
-            raise UserError(f"{path} is {what}: `python bpe.py` trains one; or --tokenizer bytes")
+            if fingerprint != checksum(saved):
+                raise ValueError
+        except Exception:                                    # whatever JSON may hold
+            raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains "
+                            "one; or --tokenizer bytes") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
@@ -289,64 +265,6 @@ def split(texts):
             val.append(text[max(cut, 0):])
         cut -= len(text)
     return train, val
-
-# -----------------------------------------------------------------------------
-# config
-
-def preset(cpu, gpu, help):
-    """A flag whose default, -1, stands for the device's: 140 s on two cores, 10 minutes on a T4."""
-    help = f"{help} (default: {cpu}, on a gpu {gpu})"
-    return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
-
-@dataclass
-class Config:
-    input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
-    out_dir: str = flag("out", "folder for what this script makes, in gpt/ there")
-    seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
-    device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
-    fresh: bool = flag(False, "start anew; the run that is there moves to gpt-old-N")
-    # model
-    n_layer: int = preset(4, 6, "blocks")
-    n_head: int = preset(2, 6, "attention heads")
-    n_kv_head: int = flag(0, "heads of keys and values; 0: as many as n_head, fewer are shared")
-    n_embd: int = preset(128, 384, "width C of the residual stream")
-    n_hidden: int = flag(0, "width of the MLP; 0: 3 x n_embd")
-    block_size: int = preset(128, 256, "context T, in tokens")
-    dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
-    # training
-    max_steps: int = preset(1400, 2000, "training steps; a larger number prolongs a finished run")
-    batch_size: int = preset(12, 64, "rows of T tokens per step")
-    grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
-    matrix_lr: float = flag(0.02, "learning rate of the matrices (Muon)")
-    vector_lr: float = flag(0.003, "learning rate of embeddings and gains (AdamW)")
-    weight_decay: float = flag(0.1, "pull of the matrices towards zero")
-    warmup: int = preset(20, 100, "steps in which the learning rate rises")
-    decay: float = flag(0.5, "share of all steps, the last, in which it falls to zero")
-    average: float = preset(0.98, 0.99, "weights are averaged over about 1 / (1 - this) steps")
-    eval_every: int = flag(200, "steps between evaluations, which are checkpoints, too")
-    dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
-    compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
-    # tracking
-    run: str = flag("", "name at W&B, [entity/project/]name; empty: of the text's name and content")
-    wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
-    upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
-    max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
-    upload: bool = flag(False, "send what is finished in out_dir to W&B, instead of training")
-    fetch: bool = flag(False, "fetch what W&B has of --run and out_dir lacks, instead of training")
-    # sampling
-    sample: bool = flag(False, "speak, with the saved model, instead of training")
-    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
-    num_samples: int = flag(1, "how many samples")
-    max_new_tokens: int = flag(200, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
-    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
-    # seeing
-    explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
-    plot: bool = flag(False, "draw the curves of the run, also while it trains")
-    tune: int = flag(0, "search for better settings with this many short runs")
-    trial_seconds: int = flag(60, "seconds of training in each of them")
-    sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
 
 # -----------------------------------------------------------------------------
 # data: text -> ids, and the files that models are kept in (same in every model)
@@ -398,17 +316,14 @@ def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
     for path in paths:
         try:
-            with zipfile.ZipFile(path) as checked:           # torch does not look at the checksums
-                if checked.testzip():
-                    continue
-            with warnings.catch_warnings(record=True):       # about files that are not ours
+            with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
+                damaged = whole.testzip()                    # torch does not look at the checksums
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-            if type(saved) is dict and saved.get("kind") == kind:
+            if saved["kind"] == kind and not damaged:
                 break
         except PermissionError:
             raise
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
-                zipfile.BadZipFile):
+        except Exception:                                    # whatever a damaged file makes of it:
             pass                                             # the next one, perhaps
     else:
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
@@ -657,305 +572,6 @@ def speak(reader, tokenizer, config):
         for text in generate(reader, tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
-
-# -----------------------------------------------------------------------------
-# tracking: Weights & Biases gets what is written in out_dir, and never holds it up
-
-BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
-DONE = ["metrics.csv", "result.json"]
-FILES = {"tokenizer": {}, **{name: {name: ["model.pt", *DONE]} for name in BIGRAMS},
-         "gpt": {"gpt-state": ["state.pt", "stable.pt", *DONE], "gpt": ["model.pt"]}}    # in order
-LATER = {"max_steps", "decay", "step"}                       # may change: it stays the same run
-
-def connect(config):
-    """-> W&B's API. None: it is not to be asked, without a key or --wandb auto."""
-    if config.wandb not in ("auto", "offline", "off"):
-        raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
-    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false",
-                      WANDB_SERVICE="")                      # a notebook's that runs !python gpt.py
-    wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    key = os.environ.get("WANDB_API_KEY")
-    with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
-        saved = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
-        key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
-    if not (wanted and key):
-        return None
-    try:
-        import wandb
-        return wandb.Api(timeout=8)                          # it asks who we are
-    except Exception as error:                               # theirs, of any kind
-        if type(error) is ModuleNotFoundError and not config.run:
-            return None
-        raise OSError(f"{url} does not answer, refuses the key, or wandb is not installed (--wandb "
-                      f"off does without): {brief(error)}") from None
-
-def latest(api, path):
-    """-> the newest version of an artifact; None: there is none. What else fails is an OSError."""
-    try:
-        return api.artifact(path + ":latest")
-    except Exception as error:
-        if "not found" not in str(error):                    # artifact_exists(): any error is a no
-            raise OSError(f"{path}: {brief(error)}") from None
-
-def download(api, path, folder):
-    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
-    if not (artifact := latest(api, path)):
-        return False
-    root = os.path.join(folder, ".download")
-    for _ in range(2):                                       # what a kill has left fails only once
-        try:
-            artifact.download(root, skip_cache=True)
-            artifact.verify(root)
-            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
-                os.replace(os.path.join(root, name), os.path.join(folder, name))
-            return True
-        except Exception as error:                           # theirs, of any kind
-            why = brief(error)
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-    raise OSError(f"{path} arrives damaged, or not at all, twice ({why}): delete that version, or "
-                  "choose another --run")
-
-def run_path(config, text=""):
-    """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
-    stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
-    name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
-    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
-        raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
-                        "[entity/]project/ may stand before it")
-    return name if "/" in name else (os.environ.get("WANDB_PROJECT") or "shebang") + "/" + name
-
-def decide(config, **values):
-    """-> config with these values, as if they had been typed"""
-    decided = replace(config, **values)
-    decided.typed = given(config) | values.keys()
-    return decided
-
-def brief(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-def rows_of(path, written=None):
-    """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
-    part, last, missing = "", False, contextlib.suppress(FileNotFoundError)
-    with missing, open(path, encoding="utf-8", errors="replace") as f:
-        names = f.readline().strip().split(",")
-        while not last:
-            last = not written or written.wait(0.5)          # then all is there
-            *lines, part = (part + f.read()).split("\n")
-            for cells in csv.reader(lines):
-                yield {name: cell if name == "sample" else float(cell)
-                       for name, cell in zip(names, cells) if cell}
-
-class Track(threading.Thread):
-    """
-    Makes a run at W&B of one stage: its rows are the history, the files it writes are artifacts, of
-    which the last version stays, as are those it reads. Without a key all is recorded in
-    out_dir/wandb. What fails is one line, and --upload sends it later.
-    """
-    def __init__(self, config, stage, facts, rows):
-        super().__init__(target=self.follow, daemon=True)
-        self.config, self.stage, self.facts, self.rows = config, stage, facts, rows
-        self.path = run_path(config, facts["text"])
-        if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
-            self.start()
-
-    def end(self, seconds=300):
-        """Waits until all is sent, but not for ever."""
-        if self.is_alive():
-            self.join(2)
-        if self.is_alive():
-            print("W&B: sending the rest; Ctrl-C leaves it for another time")
-            self.join(seconds)
-        if self.is_alive():
-            print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
-
-    def follow(self):
-        try:
-            run = self.open()
-            try:
-                self.send(run)
-            finally:
-                run.finish()
-            mode = "offline" if run.offline else "online"
-            write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
-            if run.offline and self.stage == "gpt":
-                print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
-                      shlex.quote(run.sync_dir))
-        except ImportError:
-            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
-        except Exception as error:                           # theirs, of any kind
-            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
-                  file=sys.stderr)
-
-    def open(self):
-        """-> a run, online if there is a key, else one that is recorded"""
-        api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
-        import wandb
-        *entity, project, name = self.path.split("/")
-        run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
-        staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
-        for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
-            shutil.rmtree(old, ignore_errors=True)           # all is sent, or recorded, anew
-        with contextlib.suppress(ValueError, wandb.CommError):         # there is none yet
-            if api and api.run("/".join([*entity, project, run_id])).state == "running":
-                print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)",
-                      file=sys.stderr)
-        run = wandb.init(
-            mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
-            entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
-            job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
-                console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
-        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
-        print(f"W&B: {url}\n", end="")                       # at once: another thread prints, too
-        return run
-
-    def send(self, run):
-        import wandb
-        outputs, inputs = artifacts(self.config, self.stage)
-        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
-        if not (run.offline and told):                       # what W&B has is not sent again
-            self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
-        samples, sent = [], time.time()
-        for row in self.rows:
-            step, said = int(row["step"]), row.pop("sample", None)
-            samples += [[step, json.loads(said)]] if said else []
-            if step >= run.starting_step:                    # what a killed session sent is there
-                run.log(row, step=step)
-            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
-                try:
-                    self.put(run, run.log_artifact, outputs)
-                except Exception as error:                   # the next one, perhaps
-                    print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
-                sent = time.time()
-        if samples and step >= run.starting_step:
-            file = os.path.join(self.config.out_dir, "curves.png")
-            picture(file, draw_curves, curves(self.config))
-            image = {"curves": wandb.Image(file)} if os.path.exists(file) else {}
-            table = wandb.Table(columns=["step", "sample"], data=samples)
-            run.log({"samples": table, **image}, step=step)
-        self.put(run, run.log_artifact, outputs)
-
-    def put(self, run, publish, artifacts):
-        """New versions; once one is safe, the older ones go: storage does not grow."""
-        import wandb
-        api, facts = connect(self.config), dict(self.facts)            # raises, and does not hang
-        for name, files in artifacts.items():
-            state = api and name == "gpt-state" and latest(api, f"{self.path}-{name}")
-            there = state.metadata if state else {}
-            if there.get("origin") == facts.get("origin") and age(there) > age(facts):
-                raise OSError(f"step {there['step']} of this run is there, from another machine")
-            kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=facts)
-            for inside, file in files.items():
-                if os.path.exists(file):
-                    artifact.add_file(file, inside, skip_cache=True)
-            publish(artifact, aliases=["latest", "best"])
-            if not run.offline:
-                artifact.wait(600)
-                shutil.rmtree(os.environ["WANDB_DATA_DIR"], ignore_errors=True)
-                for old in artifact.collection.artifacts():
-                    if "latest" not in old.aliases:
-                        old.delete(delete_aliases=True)
-
-def age(facts):
-    return facts.get("branch", -1), facts.get("step", -1)
-
-def fingerprint(facts):
-    """-> 16 hex digits: who has the same is the same run, on any machine"""
-    return checksum({name: value for name, value in facts.items() if name not in LATER})
-
-def about(saved):
-    """A checkpoint -> the facts that decide its numbers, and its origin's identity, at step 0"""
-    facts = {name: value for name, value in saved["config"].items()
-             if type(value) in (int, float) and name not in SESSION}
-    facts |= {name: saved[name] for name in ("branch", "text", "tokenizer", "step")}
-    return {**facts, "origin": saved.get("origin") or fingerprint(facts)}
-
-def artifacts(config, stage):
-    """-> what a stage writes, what it reads: {artifact: {its file: path}}"""
-    at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
-    inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
-    if config.tokenizer != "bytes":
-        inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
-    outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
-    return (outputs, inputs) if outputs else (inputs, {})    # the tokenizer's are what all read
-
-def upload(config):
-    """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
-    config = fetch(config)                                   # what is further on there stays
-    mode = "online" if connect(config) else "offline"
-    for stage in FILES:
-        at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
-        last = config.tokenizer if stage == "tokenizer" else at("result.json")
-        sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
-        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
-        if not made or made <= told and read(sent)[0] in ("online", mode):
-            continue
-        rows = [*rows_of(at("metrics.csv"))]                 # the counts have none
-        if stage == "tokenizer":
-            tokenizer = Tokenizer.load(last)
-            facts = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint,
-                     "pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
-        elif stage == "gpt":
-            facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
-        else:
-            facts = json.loads(read(last)[0])
-            rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
-        Track(config, stage, facts, rows).end(3600)
-
-def fetch(config):
-    """
-    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
-    further on, with --fetch the other models, too. -> config, with the places where they are
-    """
-    at, here = functools.partial(os.path.join, config.out_dir), {}
-    for name in "state.pt", "stable.pt":
-        with contextlib.suppress(Exception):                 # none, or damaged: the next one
-            saved = torch.load(at("gpt", name), map_location="cpu", mmap=True, weights_only=True)
-            here = {**about(saved), **saved["config"]}
-            break
-    kept = {k: here[k] for k in {"run", "tokenizer", "input"} & here.keys() - given(config)}
-    texts = kept.get("input", ""), config.input, at("data")  # it may have moved
-    config = decide(config, **kept | {"input": next(filter(find, texts), config.input)})
-    try:
-        if not (api := connect(config)):
-            return config
-        path = run_path(config)
-        if not find(config.input) and download(api, path + "-data", at("data.tmp")):
-            os.rename(at("data.tmp"), at("data"))
-            config = decide(config, input=at("data"))
-        state = latest(api, path + "-gpt-state")
-        there, mine = state.metadata if state else {}, {"origin": here.get("origin")}
-        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.fetch}
-        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
-            wanted["tokenizer"] = at("tokenizer.json")
-            its = "bytes" if there.get("tokenizer") == "bytes" else at("tokenizer.json")
-            config = decide(config, tokenizer=its)
-        for name, file in wanted.items():
-            if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
-                write(at("wandb", "sent-" + name), b"online")
-        if there and not here:                               # a name can go on with other settings
-            typed = given(config) - LATER if not config.run else ()
-            mine = {name: getattr(config, name) for name in typed}
-            mine["text"] = checksum(read(config.input))
-            mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
-        if there | mine != mine | there:                     # of what both have, something differs
-            raise (UserError if config.run else OSError)(
-                f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
-        if age(there) > age(here):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(at("gpt", "model.pt"))             # outdated
-            download(api, path + "-gpt-state", at("gpt"))
-            write(at("wandb", "sent-gpt"), b"online")
-            print(f"W&B: {path} was left at step {there['step']}")
-    except OSError as error:
-        if config.run and not here:
-            raise UserError(f"W&B: {error}") from None
-        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
-        config = decide(config, wandb="offline")
-    return config
 
 # -----------------------------------------------------------------------------
 # train
@@ -1269,7 +885,7 @@ def train(config, loaded=None, report=None):
                       f"lr {lr['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
                       f"{step_tokens / pace:,.0f} tok/s | eta {left}")
     except RuntimeError as error:
-        if not re.search(NO_MEMORY, repr(error)):
+        if not out_of_memory(error):
             raise
         raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps "
                         f"in half of it") from None
@@ -1315,6 +931,305 @@ def sample(config):
     """Speaks with the weights that were best on validation."""
     model, tokenizer = trained(config)
     speak(model.to(pick_device(config.device)).reader(), tokenizer, config)
+
+# -----------------------------------------------------------------------------
+# tracking: Weights & Biases gets what is written in out_dir, and never holds it up
+
+BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
+DONE = ["metrics.csv", "result.json"]
+FILES = {"tokenizer": {}, **{name: {name: ["model.pt", *DONE]} for name in BIGRAMS},
+         "gpt": {"gpt-state": ["state.pt", "stable.pt", *DONE], "gpt": ["model.pt"]}}    # in order
+LATER = {"max_steps", "decay", "step"}                       # may change: it stays the same run
+
+def connect(config):
+    """-> W&B's API. None: it is not to be asked, without a key or --wandb auto."""
+    if config.wandb not in ("auto", "offline", "off"):
+        raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false",
+                      WANDB_SERVICE="")                      # a notebook's that runs !python gpt.py
+    wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    key = os.environ.get("WANDB_API_KEY")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
+        saved = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
+        key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
+    if not (wanted and key):
+        return None
+    try:
+        import wandb
+        return wandb.Api(timeout=8)                          # it asks who we are
+    except Exception as error:                               # theirs, of any kind
+        if type(error) is ModuleNotFoundError and not config.run:
+            return None
+        raise OSError(f"{url} does not answer, refuses the key, or wandb is not installed (--wandb "
+                      f"off does without): {brief(error)}") from None
+
+def latest(api, path):
+    """-> the newest version of an artifact; None: there is none. What else fails is an OSError."""
+    try:
+        return api.artifact(path + ":latest")
+    except Exception as error:
+        if "not found" not in str(error):                    # artifact_exists(): any error is a no
+            raise OSError(f"{path}: {brief(error)}") from None
+
+def download(api, path, folder):
+    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
+    if not (artifact := latest(api, path)):
+        return False
+    root = os.path.join(folder, ".download")
+    for _ in range(2):                                       # what a kill has left fails only once
+        try:
+            artifact.download(root, skip_cache=True)
+            artifact.verify(root)
+            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
+                os.replace(os.path.join(root, name), os.path.join(folder, name))
+            return True
+        except Exception as error:                           # theirs, of any kind
+            why = brief(error)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    raise OSError(f"{path} arrives damaged, or not at all, twice ({why}): delete that version, or "
+                  "choose another --run")
+
+def run_path(config, text=""):
+    """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
+    stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
+    name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
+    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
+        raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
+                        "[entity/]project/ may stand before it")
+    return name if "/" in name else (os.environ.get("WANDB_PROJECT") or "shebang") + "/" + name
+
+def decide(config, **values):
+    """-> config with these values, as if they had been typed"""
+    decided = replace(config, **values)
+    decided.typed = given(config) | values.keys()
+    return decided
+
+def brief(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+def rows_of(path, written=None):
+    """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
+    part, last, missing = "", False, contextlib.suppress(FileNotFoundError)
+    with missing, open(path, encoding="utf-8", errors="replace") as f:
+        names = f.readline().strip().split(",")
+        while not last:
+            last = not written or written.wait(0.5)          # then all is there
+            *lines, part = (part + f.read()).split("\n")
+            for cells in csv.reader(lines):
+                yield {name: cell if name == "sample" else float(cell)
+                       for name, cell in zip(names, cells) if cell}
+
+class Track(threading.Thread):
+    """
+    Makes a run at W&B of one stage: its rows are the history, the files it writes are artifacts, of
+    which the last version stays, as are those it reads. Without a key all is recorded in
+    out_dir/wandb. What fails is one line, and --upload sends it later.
+    """
+    def __init__(self, config, stage, facts, rows):
+        super().__init__(target=self.follow, daemon=True)
+        self.config, self.stage, self.facts, self.rows = config, stage, facts, rows
+        self.path = run_path(config, facts["text"])
+        if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
+            self.start()
+
+    def end(self, seconds=300):
+        """Waits until all is sent, but not for ever."""
+        if self.is_alive():
+            self.join(2)
+        if self.is_alive():
+            print("W&B: sending the rest; Ctrl-C leaves it for another time")
+            self.join(seconds)
+        if self.is_alive():
+            print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
+
+    def follow(self):
+        try:
+            run = self.open()
+            try:
+                self.send(run)
+            finally:
+                run.finish()
+            mode = "offline" if run.offline else "online"
+            write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
+            if run.offline and self.stage == "gpt":
+                print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
+                      shlex.quote(run.sync_dir))
+        except ImportError:
+            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
+        except Exception as error:                           # theirs, of any kind
+            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
+                  file=sys.stderr)
+
+    def open(self):
+        """-> a run, online if there is a key, else one that is recorded"""
+        api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
+        import wandb
+        *entity, project, name = self.path.split("/")
+        run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
+        staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
+        for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
+            shutil.rmtree(old, ignore_errors=True)           # all is sent, or recorded, anew
+        with contextlib.suppress(ValueError, wandb.CommError):         # there is none yet
+            if api and api.run("/".join([*entity, project, run_id])).state == "running":
+                print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)",
+                      file=sys.stderr)
+        run = wandb.init(
+            mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
+            entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
+            job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
+                console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
+        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
+        print(f"W&B: {url}\n", end="")                       # at once: another thread prints, too
+        return run
+
+    def send(self, run):
+        import wandb
+        outputs, inputs = artifacts(self.config, self.stage)
+        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
+        if not (run.offline and told):                       # what W&B has is not sent again
+            self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
+        samples, sent = [], time.time()
+        for row in self.rows:
+            step, said = int(row["step"]), row.pop("sample", None)
+            samples += [[step, json.loads(said)]] if said else []
+            if step >= run.starting_step:                    # what a killed session sent is there
+                run.log(row, step=step)
+            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
+                try:
+                    self.put(run, run.log_artifact, outputs)
+                except Exception as error:                   # the next one, perhaps
+                    print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
+                sent = time.time()
+        if samples and step >= run.starting_step:
+            file = os.path.join(self.config.out_dir, "curves.png")
+            picture(file, draw_curves, curves(self.config))
+            image = {"curves": wandb.Image(file)} if os.path.exists(file) else {}
+            table = wandb.Table(columns=["step", "sample"], data=samples)
+            run.log({"samples": table, **image}, step=step)
+        self.put(run, run.log_artifact, outputs)
+
+    def put(self, run, publish, artifacts):
+        """New versions; once one is safe, the older ones go: storage does not grow."""
+        import wandb
+        api, facts = connect(self.config), dict(self.facts)            # raises, and does not hang
+        for name, files in artifacts.items():
+            state = api and name == "gpt-state" and latest(api, f"{self.path}-{name}")
+            there = state.metadata if state else {}
+            if there.get("origin") == facts.get("origin") and age(there) > age(facts):
+                raise OSError(f"step {there['step']} of this run is there, from another machine")
+            kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
+            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=facts)
+            for inside, file in files.items():
+                if os.path.exists(file):
+                    artifact.add_file(file, inside, skip_cache=True)
+            publish(artifact, aliases=["latest", "best"])
+            if not run.offline:
+                artifact.wait(600)
+                shutil.rmtree(os.environ["WANDB_DATA_DIR"], ignore_errors=True)
+                for old in artifact.collection.artifacts():
+                    if "latest" not in old.aliases:
+                        old.delete(delete_aliases=True)
+
+def age(facts):
+    return facts.get("branch", -1), facts.get("step", -1)
+
+def fingerprint(facts):
+    """-> 16 hex digits: who has the same is the same run, on any machine"""
+    return checksum({name: value for name, value in facts.items() if name not in LATER})
+
+def about(saved):
+    """A checkpoint -> the facts that decide its numbers, and its origin's identity, at step 0"""
+    facts = {name: value for name, value in saved["config"].items()
+             if type(value) in (int, float) and name not in SESSION}
+    facts |= {name: saved[name] for name in ("branch", "text", "tokenizer", "step")}
+    return {**facts, "origin": saved.get("origin") or fingerprint(facts)}
+
+def artifacts(config, stage):
+    """-> what a stage writes, what it reads: {artifact: {its file: path}}"""
+    at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
+    inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
+    if config.tokenizer != "bytes":
+        inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
+    outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
+    return (outputs, inputs) if outputs else (inputs, {})    # the tokenizer's are what all read
+
+def upload(config):
+    """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
+    config = fetch(config)                                   # what is further on there stays
+    mode = "online" if connect(config) else "offline"
+    for stage in FILES:
+        at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
+        last = config.tokenizer if stage == "tokenizer" else at("result.json")
+        sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
+        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
+        if not made or made <= told and read(sent)[0] in ("online", mode):
+            continue
+        rows = [*rows_of(at("metrics.csv"))]                 # the counts have none
+        if stage == "tokenizer":
+            tokenizer = Tokenizer.load(last)
+            facts = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint,
+                     "pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
+        elif stage == "gpt":
+            facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
+        else:
+            facts = json.loads(read(last)[0])
+            rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
+        Track(config, stage, facts, rows).end(3600)
+
+def fetch(config):
+    """
+    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
+    further on, with --fetch the other models, too. -> config, with the places where they are
+    """
+    at, here = functools.partial(os.path.join, config.out_dir), {}
+    for name in "state.pt", "stable.pt":
+        with contextlib.suppress(Exception):                 # none, or damaged: the next one
+            saved = torch.load(at("gpt", name), map_location="cpu", mmap=True, weights_only=True)
+            here = {**about(saved), **saved["config"]}
+            break
+    kept = {k: here[k] for k in {"run", "tokenizer", "input"} & here.keys() - given(config)}
+    texts = kept.get("input", ""), config.input, at("data")  # it may have moved
+    config = decide(config, **kept | {"input": next(filter(find, texts), config.input)})
+    try:
+        if not (api := connect(config)):
+            return config
+        path = run_path(config)
+        if not find(config.input) and download(api, path + "-data", at("data.tmp")):
+            os.rename(at("data.tmp"), at("data"))
+            config = decide(config, input=at("data"))
+        state = latest(api, path + "-gpt-state")
+        there, mine = state.metadata if state else {}, {"origin": here.get("origin")}
+        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.fetch}
+        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+            wanted["tokenizer"] = at("tokenizer.json")
+            its = "bytes" if there.get("tokenizer") == "bytes" else at("tokenizer.json")
+            config = decide(config, tokenizer=its)
+        for name, file in wanted.items():
+            if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
+                write(at("wandb", "sent-" + name), b"online")
+        if there and not here:                               # a name can go on with other settings
+            typed = given(config) - LATER if not config.run else ()
+            mine = {name: getattr(config, name) for name in typed}
+            mine["text"] = checksum(read(config.input))
+            mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
+        if there | mine != mine | there:                     # of what both have, something differs
+            raise (UserError if config.run else OSError)(
+                f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
+        if age(there) > age(here):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(at("gpt", "model.pt"))             # outdated
+            download(api, path + "-gpt-state", at("gpt"))
+            write(at("wandb", "sent-gpt"), b"online")
+            print(f"W&B: {path} was left at step {there['step']}")
+    except OSError as error:
+        if config.run and not here:
+            raise UserError(f"W&B: {error}") from None
+        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
+        config = decide(config, wandb="offline")
+    return config
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)
@@ -1592,6 +1507,83 @@ def tune(config):
     best["out_dir"] = os.path.join(config.out_dir, "best")
     flags = (f"--{name.replace('_', '-')}={value}" for name, value in best.items())
     print("\nthe best:", shlex.join(["python", "gpt.py", *flags]))
+
+# -----------------------------------------------------------------------------
+# tools: flags from a dataclass, progress, files, all cores (same in every script)
+def parse(Config):
+    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    def fail(message):
+        raise UserError(f"{message} ({parser.prog} --help lists the flags)")
+    parser.error = fail
+    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
+    for f in fields(Config):
+        default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
+        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
+                dict(type=f.type, metavar=f.type.__name__.upper()))
+        name = "--" + f.name.replace("_", "-")
+        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
+    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    typed = vars(parser.parse_args())
+    for name, value in typed.items():
+        if type(value) in (int, float) and not abs(value) < 1 << 63:
+            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
+    config = Config(**typed)
+    config.typed = set(typed)
+    return config
+
+def given(config):
+    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    return getattr(config, "typed", changed)
+
+def progress(what, items, power=1.0):
+    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
+    sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
+    start = last = time.time()
+    for n, item in zip(itertools.accumulate(sizes), items):
+        yield item
+        if time.time() - last > 1.5:
+            last = time.time()
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
+
+def write(path, data):
+    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+def spread(work, pieces):
+    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
+    if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
+        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+    fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
+    some = 1 + len(pieces) // 100
+    parts, pipes = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
+    def child(core, pipe):                                   # a copy of this process and all it has
+        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the first process
+        os.closerange(3, pipe.fileno())                      # if that one ends, sending fails
+        with contextlib.suppress(Exception):
+            for part in parts[core::cores]:
+                pipe.send([*map(work, part)])
+    for core in range(cores):
+        out, into = fork.Pipe(duplex=False)
+        fork.Process(target=child, args=[core, into], daemon=True).start()
+        into.close()
+        pipes.append(out)
+    for n, part in enumerate(parts):
+        try:
+            results = pipes[n % cores].recv()
+        except EOFError:                                     # it was killed, or work() raised
+            results = map(work, part)
+        yield from results
 
 # -----------------------------------------------------------------------------
 # main
