@@ -284,10 +284,9 @@ def load(paths, kind, config, remedy):
     for path in paths:
         try:
             with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
-                damaged = whole.testzip()                    # torch does not look at the checksums
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved["kind"] == kind and not damaged:
-                break
+                if saved["kind"] == kind and not whole.testzip():      # torch checks no checksums
+                    break
         except PermissionError:
             raise
         except Exception:                                    # whatever a damaged file makes of it:
@@ -297,6 +296,8 @@ def load(paths, kind, config, remedy):
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
+    known = {f.name for f in fields(Config)}                 # another version may have had others
+    saved["config"] = {k: value for k, value in saved["config"].items() if k in known}
     name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
     tokenizer = Tokenizer.load(name)
     if tokenizer.fingerprint != saved["tokenizer"]:

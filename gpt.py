@@ -113,8 +113,7 @@ class Config:
     wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
     upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
     max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
-    upload: bool = flag(False, "send what is finished in out_dir to W&B, instead of training")
-    fetch: bool = flag(False, "fetch what W&B has of --run and out_dir lacks, instead of training")
+    sync: bool = flag(False, "bring out_dir and W&B to the same state, instead of training")
     # sampling
     sample: bool = flag(False, "speak, with the saved model, instead of training")
     prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
@@ -317,10 +316,9 @@ def load(paths, kind, config, remedy):
     for path in paths:
         try:
             with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
-                damaged = whole.testzip()                    # torch does not look at the checksums
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved["kind"] == kind and not damaged:
-                break
+                if saved["kind"] == kind and not whole.testzip():      # torch checks no checksums
+                    break
         except PermissionError:
             raise
         except Exception:                                    # whatever a damaged file makes of it:
@@ -330,6 +328,8 @@ def load(paths, kind, config, remedy):
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
+    known = {f.name for f in fields(Config)}                 # another version may have had others
+    saved["config"] = {k: value for k, value in saved["config"].items() if k in known}
     name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
     tokenizer = Tokenizer.load(name)
     if tokenizer.fingerprint != saved["tokenizer"]:
@@ -730,11 +730,27 @@ def begin(config, device, loaded=None):
             saved["branch"] += 1
     return config, tokenizer, data, saved
 
+def alone(folder):
+    """-> a file that is locked while it is open: two at once would spoil each other's checkpoints"""
+    os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
+    lock = open(folder + ".lock", "w", encoding="utf-8")
+    with contextlib.suppress(ImportError):                   # Windows
+        import fcntl
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another gpt.py is training in {folder}: --out-dir takes another "
+                            "place") from None
+        except OSError:                                      # a network drive without locks
+            pass
+    return lock
+
 @plainly
 def train(config, loaded=None, report=None):
     """Config -> GPT with averaged weights, saved in out_dir/gpt; goes on with the run there is."""
     started, device = time.time(), pick_device(config.device)
     at = functools.partial(os.path.join, config.out_dir, "gpt")
+    lock = alone(at())
     config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
     held_out = held_out.to(device)
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -767,7 +783,7 @@ def train(config, loaded=None, report=None):
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
         if step == config.max_steps and {"model.pt", "result.json"} <= {*os.listdir(at())}:
             print(f"finished at step {step}: --sample speaks, --max-steps {2*step} goes on, {ANEW}")
-            upload(config)                                   # what a kill has left unsent
+            send(config)                                     # what a kill has left unsent
             return average
         print(f"going on at step {step} of {config.max_steps}")
         if saved["numerics"] != numerics:
@@ -895,6 +911,7 @@ def train(config, loaded=None, report=None):
             signal.signal(signum, handler)
         written.set()
         track.end()
+        lock.close()
     if config.tune and signal.SIGINT in stop:
         raise KeyboardInterrupt                              # ends the search, in a notebook, too
     if stop and not hasattr(builtins, "__IPYTHON__"):
@@ -1026,7 +1043,7 @@ class Track(threading.Thread):
     """
     Makes a run at W&B of one stage: its rows are the history, the files it writes are artifacts, of
     which the last version stays, as are those it reads. Without a key all is recorded in
-    out_dir/wandb. What fails is one line, and --upload sends it later.
+    out_dir/wandb. What fails is one line, and --sync sends it later.
     """
     def __init__(self, config, stage, facts, rows):
         super().__init__(target=self.follow, daemon=True)
@@ -1156,9 +1173,12 @@ def artifacts(config, stage):
     outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
     return (outputs, inputs) if outputs else (inputs, {})    # the tokenizer's are what all read
 
-def upload(config):
-    """Sends what is finished in out_dir and W&B, or its record, lacks. Trains nothing."""
-    config = fetch(config)                                   # what is further on there stays
+def sync(config):
+    """Fetches what W&B has of the run and out_dir lacks, then sends the reverse. Trains nothing."""
+    send(fetch(config))
+
+def send(config):
+    """Sends what is finished in out_dir and W&B, or its record, lacks."""
     mode = "online" if connect(config) else "offline"
     for stage in FILES:
         at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
@@ -1182,7 +1202,7 @@ def upload(config):
 def fetch(config):
     """
     Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
-    further on, with --fetch the other models, too. -> config, with the places where they are
+    further on, with --sync the other models, too. -> config, with the places where they are
     """
     at, here = functools.partial(os.path.join, config.out_dir), {}
     for name in "state.pt", "stable.pt":
@@ -1202,7 +1222,7 @@ def fetch(config):
             config = decide(config, input=at("data"))
         state = latest(api, path + "-gpt-state")
         there, mine = state.metadata if state else {}, {"origin": here.get("origin")}
-        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.fetch}
+        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.sync}
         if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
             wanted["tokenizer"] = at("tokenizer.json")
             its = "bytes" if there.get("tokenizer") == "bytes" else at("tokenizer.json")
@@ -1591,7 +1611,7 @@ def spread(work, pieces):
 @plainly
 def main():
     config = parse(Config)
-    works = explain, plot, tune, upload, fetch, sample
+    works = explain, plot, tune, sync, sample
     asked = [work for work in works if work.__name__ in given(config)
              and getattr(config, work.__name__) is not False]
     (asked or [train])[0](config)

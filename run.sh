@@ -117,7 +117,7 @@ except Exception as error:
 if [ -n "${RUN-}" ] && [ ! -e out/gpt/state.pt ] && has_key; then
     echo; echo "=== what W&B has of $RUN ==="
     here=$text; [ $# = 1 ] || here=out/data
-    run "$python" gpt.py --fetch "--run=$RUN" --input "$here" ||
+    run "$python" gpt.py --sync "--run=$RUN" --input "$here" ||
         fail "nothing is lost: the same command tries again"
 fi
 if [ $# = 0 ] && [ -d out/data ]; then text=out/data; fi
@@ -252,7 +252,7 @@ tracked() {                                    # what W&B, or its record in out/
         sent=out/wandb/sent-$(echo $model | tr _ -)
         if [ -e out/$model/result.json ] && { [ ! -e "$sent" ] || [ "$sent" -ot out/$model/result.json ] ||
             { has_key && ! grep -q online "$sent"; }; }
-        then run "$python" gpt.py --upload --input "$text" ${RUN:+--run=$RUN} || true; return; fi
+        then run "$python" gpt.py --sync --input "$text" ${RUN:+--run=$RUN} || true; return; fi
     done
 }
 

@@ -310,6 +310,28 @@ def test_another_machine_is_named(half, tmp_path):
     out = shop.ok("gpt.py")
     assert sum("not bit for bit" in line and "AVX9000" in line for line in out.splitlines()) == 1
 
+def test_flags_of_another_version(half, whole, tmp_path):
+    """One that is no more is passed over, one that is new has its default."""
+    shop = half.fork(tmp_path / "shop")
+    state = shop.load("out/gpt/state.pt")
+    config = {name: value for name, value in state["config"].items() if name != "trial_seconds"}
+    torch.save({**state, "config": {**config, "no_more": 3}}, shop.path / "out/gpt/state.pt")
+    assert "going on" in shop.ok("gpt.py")
+    assert_same_run(shop, whole)
+
+def test_two_at_once_in_one_folder(whole, server, tmp_path):
+    """The second says so, and leaves everything to the first; a kill leaves no lock behind."""
+    shop = shop_at(server, tmp_path / "shop")
+    first = shop.start("gpt.py", *FLAGS, patch="real_save = save\ndef save(*a): time.sleep(1); real_save(*a)\n")
+    first.until("step      0 |")
+    second = shop.run("gpt.py", *FLAGS)
+    assert second.returncode == 1 and "another gpt.py is training in out/gpt" in second.stderr
+    assert second.stderr.count("\n") == 1
+    first.kill()
+    first.wait()
+    shop.ok("gpt.py", *FLAGS)
+    assert_same_run(shop, whole)
+
 # -----------------------------------------------------------------------------
 # damaged
 

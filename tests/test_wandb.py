@@ -318,7 +318,7 @@ def test_cut_for_good(api, server, tmp_path):
     assert result.stderr.startswith("W&B: ") and result.stderr.count("\n") == 1, result.stderr
     assert len(rows(shop)) == STEPS + 1 and (shop.path / "out/gpt/result.json").exists()
     before = shop.load("out/gpt/state.pt")
-    said = shop.run("gpt.py", "--tokenizer", "bytes", "--upload", "--run", name, env=ONLINE)
+    said = shop.run("gpt.py", "--tokenizer", "bytes", "--sync", "--run", name, env=ONLINE)
     assert said.returncode == 0
     assert_mirrored(api, name, shop)
     assert equal(before["weights"], shop.load("out/gpt/state.pt")["weights"])
@@ -451,7 +451,7 @@ def test_prolonged_elsewhere(api, server, tmp_path):
     one, other = (shop_at(server, tmp_path / folder) for folder in ("one", "other"))
     flags = ["gpt.py", *TINY, "--run", name]
     one.ok(*flags, "--max-steps", 20, env=ONLINE)
-    other.ok(*flags, "--max-steps", 20, "--fetch", env=ONLINE)
+    other.ok(*flags, "--max-steps", 20, "--sync", env=ONLINE)
     said = other.ok(*flags, "--max-steps", 40, "--matrix-lr", 0.01, "--max-minutes", 1e-9, env=ONLINE)
     assert "going on at step 10 of 40" in said and state_of(api, name)["step"] == 10
     assert "going on at step 10 of 40" in one.ok(*flags, env=ONLINE) and one.load("out/gpt/state.pt")["branch"] == 1
