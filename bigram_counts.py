@@ -168,8 +168,9 @@ class Tokenizer:
         """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
         if path == "bytes":
             return cls([])
+        remedy = "`python bpe.py` trains one; or --tokenizer bytes"
         if not os.path.exists(path):
-            raise UserError(f"{path} is not there: `python bpe.py` trains one; or --tokenizer bytes")
+            raise UserError(f"{path} is not there: {remedy}")
         with open(path, "rb") as f:
             text = f.read()
         try:
@@ -178,8 +179,7 @@ class Tokenizer:
             if fingerprint != checksum(saved):
                 raise ValueError
         except Exception:                                    # whatever JSON may hold
-            raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains "
-                            "one; or --tokenizer bytes") from None
+            raise UserError(f"{path} is damaged, or not written by bpe.py: {remedy}") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)

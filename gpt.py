@@ -216,8 +216,9 @@ class Tokenizer:
         """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
         if path == "bytes":
             return cls([])
+        remedy = "`python bpe.py` trains one; or --tokenizer bytes"
         if not os.path.exists(path):
-            raise UserError(f"{path} is not there: `python bpe.py` trains one; or --tokenizer bytes")
+            raise UserError(f"{path} is not there: {remedy}")
         with open(path, "rb") as f:
             text = f.read()
         try:
@@ -226,8 +227,7 @@ class Tokenizer:
             if fingerprint != checksum(saved):
                 raise ValueError
         except Exception:                                    # whatever JSON may hold
-            raise UserError(f"{path} is damaged, or not written by bpe.py: `python bpe.py` trains "
-                            "one; or --tokenizer bytes") from None
+            raise UserError(f"{path} is damaged, or not written by bpe.py: {remedy}") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
@@ -658,6 +658,75 @@ def lr_at(step, config):
     down = (config.max_steps - step) / max(1, config.max_steps - decay_start(config))
     return min((step + 1) / (config.warmup + 1), 1.0, down)
 
+class Learner:
+    """
+    A model that learns: Muon for its matrices, AdamW for the rest, a running average of its weights
+    that is evaluated, saved and sampled from. parts: all that is saved, and goes on from there.
+    """
+    def __init__(self, config, vocab_size, device):
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.model = self.forward = GPT(config, vocab_size).to(device)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        matrices = [p for p in self.model.blocks.parameters() if p.dim() == 2]
+        gains = [p for p in self.model.parameters() if p.dim() == 1]
+        self.muon = Muon(matrices, config.weight_decay)
+        self.adamw = torch.optim.AdamW([self.model.embd.weight, *gains], betas=(0.9, 0.95),
+                                       weight_decay=0.0)
+        self.dtype = pick_dtype(config.dtype, device)
+        half = torch.float16 if self.dtype == "fp16" else torch.bfloat16
+        self.autocast = torch.autocast(device.type, half, enabled=self.dtype != "fp32")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == "fp16")
+        self.parts = dict(weights=self.model, average=self.average, muon=self.muon,
+                          adamw=self.adamw, scaler=self.scaler)
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        if device.type == "cpu" and hasattr(libc, "mallopt"):
+            libc.mallopt(-1, 1 << 30)                        # M_TRIM_ and M_MMAP_THRESHOLD: memory
+            libc.mallopt(-3, 1 << 25)                        # stays ours, 53 ms a step, not 59
+
+    def restore(self, saved):
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        self.muon.param_groups[0]["weight_decay"] = self.config.weight_decay   # it may be typed
+
+    def compile(self, x, y):
+        """torch.compile fails at the first use, if it fails: that is here."""
+        try:
+            forward = torch.compile(self.model)
+            with self.autocast:
+                forward(x.to(self.device), y.to(self.device)).backward()
+            self.forward = forward
+        except Exception as error:
+            print(f"--compile does not work here ({type(error).__name__}): training without it")
+        finally:
+            self.model.zero_grad()
+
+    def step(self, step, x, y):
+        """(B, T) ids, (B, T) what follows each -> what metrics.csv says of this step"""
+        c, loss = self.config, torch.zeros((), device=self.device)
+        torch.manual_seed(mix(c.seed, step))                 # dropout, a function of (seed, step)
+        for xs, ys in zip(x.chunk(c.grad_accum), y.chunk(c.grad_accum)):
+            with self.autocast:
+                part = self.forward(xs, ys) / y.numel()
+            self.scaler.scale(part).backward()
+            loss += part.detach()
+        share = lr_at(step, c)
+        lr = {"matrix_lr": c.matrix_lr * share, "vector_lr": c.vector_lr * share}
+        for optimizer, rate in zip((self.muon, self.adamw), lr.values()):
+            optimizer.param_groups[0]["lr"] = rate
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if (loss + norm).isfinite():                         # an overflow skips both optimisers
+            self.scaler.step(self.muon)
+            self.scaler.step(self.adamw)
+            with torch.no_grad():                            # a short memory at first
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()),
+                                     1 - min(c.average, step / (step + 10)))
+        self.scaler.update()
+        self.model.zero_grad()
+        return {**lr, "loss": loss.item(), "grad_norm": norm.item(),
+                "scale": self.scaler.get_scale()}
+
 def evaluate(model, ids, batch_size):
     """(M + 1,) ids -> nats per token over all but the first, in windows that do not overlap"""
     T, n = model.config.block_size, len(ids) - 1
@@ -693,19 +762,6 @@ def catch_signals():
         before.update({s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)})
     return caught, before
 
-def compiled(model, autocast, *batch):
-    """torch.compile fails at the first use, if it fails: that is here."""
-    try:
-        forward = torch.compile(model)
-        with autocast:
-            forward(*(t.to(model.cos.device) for t in batch)).backward()
-        return forward
-    except Exception as error:
-        print(f"--compile does not work here ({type(error).__name__}): training without it")
-        return model
-    finally:
-        model.zero_grad()
-
 def begin(config, device, loaded=None):
     """-> the config, all decided, the tokenizer, what load_data gives, what the run has saved"""
     paths = [os.path.join(config.out_dir, "gpt", name) for name in ("state.pt", "stable.pt")]
@@ -731,7 +787,7 @@ def begin(config, device, loaded=None):
     return config, tokenizer, data, saved
 
 def alone(folder):
-    """-> a file that is locked while it is open: two at once would spoil each other's checkpoints"""
+    """-> a file, locked while it is open: two at once would spoil each other's checkpoints"""
     os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
     lock = open(folder + ".lock", "w", encoding="utf-8")
     with contextlib.suppress(ImportError):                   # Windows
@@ -752,34 +808,13 @@ def train(config, loaded=None, report=None):
     at = functools.partial(os.path.join, config.out_dir, "gpt")
     lock = alone(at())
     config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
-    held_out = held_out.to(device)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if device.type == "cpu" and hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 1 << 30)                            # M_TRIM_ and M_MMAP_THRESHOLD: memory
-        libc.mallopt(-3, 1 << 25)                            # stays ours, 53 ms a step, not 59
-
-    # the model, a running average of its weights, Muon for its matrices, AdamW for the rest
-    torch.manual_seed(config.seed)
-    model = GPT(config, tokenizer.vocab_size).to(device)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    vectors = [model.embd.weight, *(p for p in model.parameters() if p.dim() == 1)]
-    muon = Muon(matrices, config.weight_decay)
-    adamw = torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0)
-    dtype = pick_dtype(config.dtype, device)
-    half = torch.float16 if dtype == "fp16" else torch.bfloat16
-    autocast = torch.autocast(device.type, half, enabled=dtype != "fp32")
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
-    numerics = (f"torch {torch.__version__}, {device.type}, {dtype}, "
+    held_out, learner = held_out.to(device), Learner(config, tokenizer.vocab_size, device)
+    model, average = learner.model, learner.average
+    numerics = (f"torch {torch.__version__}, {device.type}, {learner.dtype}, "
                 f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-
-    # all that a run is made of: what is saved, and restored
-    parts = dict(weights=model, average=average, muon=muon, adamw=adamw, scaler=scaler)
     step, best, vals, seconds = 0, {"val_loss": math.inf}, [], 0.0
     if saved:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        muon.param_groups[0]["weight_decay"] = config.weight_decay
+        learner.restore(saved)
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
         if step == config.max_steps and {"model.pt", "result.json"} <= {*os.listdir(at())}:
             print(f"finished at step {step}: --sample speaks, --max-steps {2*step} goes on, {ANEW}")
@@ -795,7 +830,7 @@ def train(config, loaded=None, report=None):
     def checkpoint(name):
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
-        states = {name: part.state_dict() for name, part in parts.items()}
+        states = {name: part.state_dict() for name, part in learner.parts.items()}
         save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, **states))
         facts["step"] = step
     def save_best():
@@ -814,12 +849,13 @@ def train(config, loaded=None, report=None):
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
     epochs = config.max_steps * step_tokens / len(data)
-    print(f"{n_params:,} parameters | {device.type}, {dtype} | {config.max_steps:,} steps of "
-          f"{step_tokens:,} tokens, {epochs:.1f} times through the text")
+    print(f"{n_params:,} parameters | {device.type}, {learner.dtype} | "
+          f"{config.max_steps:,} steps of {step_tokens:,} tokens, {epochs:.1f} times through the text")
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
-    forward = compiled(model, autocast, *batches[0]) if config.compile else model
+    if config.compile:
+        learner.compile(*batches[0])
     shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
     metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
     rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
@@ -863,42 +899,20 @@ def train(config, loaded=None, report=None):
 
             # learn from the step's batch
             begun = time.perf_counter()
-            x, y = (t.to(device, non_blocking=True) for t in next(loader))
-            torch.manual_seed(mix(config.seed, step))        # dropout: of (seed, step), too
-            total = torch.zeros((), device=device)
-            for xs, ys in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
-                with autocast:
-                    loss = forward(xs, ys) / y.numel()
-                scaler.scale(loss).backward()
-                total += loss.detach()
-            share = lr_at(step, config)
-            lr = {"matrix_lr": config.matrix_lr * share, "vector_lr": config.vector_lr * share}
-            for optimizer, rate in zip((muon, adamw), lr.values()):
-                optimizer.param_groups[0]["lr"] = rate
-                scaler.unscale_(optimizer)
-            norm, loss = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item(), total.item()
-            bad = 0 if math.isfinite(loss + norm) else bad + 1
-            if not bad:                                      # an overflow skips both optimisers
-                scaler.step(muon)
-                scaler.step(adamw)
-                with torch.no_grad():                        # a short memory at first
-                    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
-                                         1 - min(config.average, step / (step + 10)))
-            scaler.update()
-            model.zero_grad()
+            row |= learner.step(step, *(t.to(device, non_blocking=True) for t in next(loader)))
             took = time.perf_counter() - begun
             seconds += took
-            row |= {**lr, "loss": loss, "grad_norm": norm, "scale": scaler.get_scale(),
-                    "ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
+            row |= {"ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
             rows.writerow(row)
+            bad = 0 if math.isfinite(row["loss"] + row["grad_norm"]) else bad + 1
             if bad == 10:
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
             if time.time() - shown[0] > 2:
                 pace = (seconds - shown[2]) / (step + 1 - shown[1])
                 shown = time.time(), step + 1, seconds
                 left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
-                print(f"step {step + 1:>6}/{config.max_steps} | loss {loss:.4f} | "
-                      f"lr {lr['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
+                print(f"step {step + 1:>6}/{config.max_steps} | loss {row['loss']:.4f} | "
+                      f"lr {row['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
                       f"{step_tokens / pace:,.0f} tok/s | eta {left}")
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -1199,56 +1213,73 @@ def send(config):
             rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
         Track(config, stage, facts, rows).end(3600)
 
-def fetch(config):
-    """
-    Fetches what W&B has of the run and this machine lacks: text, tokenizer, a checkpoint that is
-    further on, with --sync the other models, too. -> config, with the places where they are
-    """
-    at, here = functools.partial(os.path.join, config.out_dir), {}
+def remembered(config):
+    """-> config with what the checkpoint in out_dir is of, unless typed; facts about it, or {}"""
     for name in "state.pt", "stable.pt":
+        path = os.path.join(config.out_dir, "gpt", name)
         with contextlib.suppress(Exception):                 # none, or damaged: the next one
-            saved = torch.load(at("gpt", name), map_location="cpu", mmap=True, weights_only=True)
-            here = {**about(saved), **saved["config"]}
-            break
-    kept = {k: here[k] for k in {"run", "tokenizer", "input"} & here.keys() - given(config)}
-    texts = kept.get("input", ""), config.input, at("data")  # it may have moved
-    config = decide(config, **kept | {"input": next(filter(find, texts), config.input)})
+            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            here, kept = about(saved), saved["config"]
+            names = {"run", "tokenizer", "input"} - given(config)
+            if not find(kept["input"]):                      # the text has moved
+                names.discard("input")
+            return decide(config, **{name: kept[name] for name in names}), here
+    return config, {}
+
+def fetch(config):
+    """Fetches what W&B has and out_dir lacks -> config, with the places where it is now."""
+    config, here = remembered(config)
+    data = os.path.join(config.out_dir, "data")              # where an earlier session put the text
+    if not find(config.input) and find(data):
+        config = decide(config, input=data)
     try:
-        if not (api := connect(config)):
-            return config
-        path = run_path(config)
-        if not find(config.input) and download(api, path + "-data", at("data.tmp")):
-            os.rename(at("data.tmp"), at("data"))
-            config = decide(config, input=at("data"))
-        state = latest(api, path + "-gpt-state")
-        there, mine = state.metadata if state else {}, {"origin": here.get("origin")}
-        wanted = {name: at(name.replace("-", "_"), "model.pt") for name in BIGRAMS if config.sync}
-        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
-            wanted["tokenizer"] = at("tokenizer.json")
-            its = "bytes" if there.get("tokenizer") == "bytes" else at("tokenizer.json")
-            config = decide(config, tokenizer=its)
-        for name, file in wanted.items():
-            if not os.path.exists(file) and download(api, f"{path}-{name}", os.path.dirname(file)):
-                write(at("wandb", "sent-" + name), b"online")
-        if there and not here:                               # a name can go on with other settings
-            typed = given(config) - LATER if not config.run else ()
-            mine = {name: getattr(config, name) for name in typed}
-            mine["text"] = checksum(read(config.input))
-            mine["tokenizer"] = Tokenizer.load(config.tokenizer).fingerprint
-        if there | mine != mine | there:                     # of what both have, something differs
-            raise (UserError if config.run else OSError)(
-                f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
-        if age(there) > age(here):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(at("gpt", "model.pt"))             # outdated
-            download(api, path + "-gpt-state", at("gpt"))
-            write(at("wandb", "sent-gpt"), b"online")
-            print(f"W&B: {path} was left at step {there['step']}")
+        api = connect(config)
+        return bring(api, config, here) if api else config
     except OSError as error:
         if config.run and not here:
             raise UserError(f"W&B: {error}") from None
         print(f"W&B: {error}; going on with what is here", file=sys.stderr)
-        config = decide(config, wandb="offline")
+        return decide(config, wandb="offline")
+
+def bring(api, config, here):
+    """
+    What W&B has of the run and out_dir lacks -> files: text, tokenizer, a checkpoint if it is
+    further on than that of which the facts are here, with --sync the other models, too.
+    """
+    at, path = functools.partial(os.path.join, config.out_dir), run_path(config)
+    def obtain(name, folder):
+        if download(api, f"{path}-{name}", folder):
+            write(at("wandb", "sent-" + name.removesuffix("-state")), b"online")
+            return True
+    if not find(config.input) and download(api, path + "-data", at("data.tmp")):
+        os.rename(at("data.tmp"), at("data"))
+        config = decide(config, input=at("data"))
+    for name in BIGRAMS if config.sync else ():
+        if not os.path.exists(at(name.replace("-", "_"), "model.pt")):
+            obtain(name, at(name.replace("-", "_")))
+    state = latest(api, path + "-gpt-state")
+    there = state.metadata if state else {}
+    if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+        if there.get("tokenizer") == "bytes":
+            config = decide(config, tokenizer="bytes")
+        elif obtain("tokenizer", config.out_dir):
+            config = decide(config, tokenizer=at("tokenizer.json"))
+    if not there:
+        return config
+    mine = {"origin": here.get("origin")}
+    if not here:                                             # a name can go on with other settings
+        mine = {"text": checksum(read(config.input)),
+                "tokenizer": Tokenizer.load(config.tokenizer).fingerprint}
+        if not config.run:
+            mine |= {name: getattr(config, name) for name in given(config) - LATER}
+    if any(there.get(name, value) != value for name, value in mine.items()):
+        raise (UserError if config.run else OSError)(
+            f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
+    if age(there) > age(here):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(at("gpt", "model.pt"))                 # outdated
+        obtain("gpt-state", at("gpt"))
+        print(f"W&B: {path} was left at step {there['step']}")
     return config
 
 # -----------------------------------------------------------------------------

@@ -167,4 +167,4 @@ def test_alone_in_an_empty_folder(name, tmp_path):
     made = {path.name for path in tmp_path.rglob("*") if path.is_file()} - {name}
     assert made == ({"tokenizer.json"} if name == "bpe.py" else {"model.pt", "result.json"} if name == "bigram_counts.py" else
                     {"model.pt", "result.json", "metrics.csv"} if name == "bigram_nn.py" else
-                    {"model.pt", "result.json", "metrics.csv", "state.pt", "stable.pt"})
+                    {"model.pt", "result.json", "metrics.csv", "state.pt", "stable.pt", "gpt.lock"})
