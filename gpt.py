@@ -17,9 +17,9 @@ The decoder that today's open models use, numerically Qwen3, small enough to tra
 run that is killed goes on where it was: what a step does depends on the weights, the seed and its
 number alone.
 """
-import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib
-import io, itertools, json, math, multiprocessing, netrc, os, random, re, shlex
-import shutil, signal, sys, threading, time, urllib.parse, warnings, zipfile, zlib
+import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib, io
+import itertools, json, math, multiprocessing, netrc, os, queue, random, re, shlex, shutil, signal
+import sys, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -849,17 +849,19 @@ def train(config, loaded=None, report=None):
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
     epochs = config.max_steps * step_tokens / len(data)
-    print(f"{n_params:,} parameters | {device.type}, {learner.dtype} | "
-          f"{config.max_steps:,} steps of {step_tokens:,} tokens, {epochs:.1f} times through the text")
+    print(f"{n_params:,} parameters | {device.type}, {learner.dtype} | {config.max_steps:,} steps "
+          f"of {step_tokens:,} tokens, {epochs:.1f} times through the text")
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     if config.compile:
         learner.compile(*batches[0])
     shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
-    metrics, written = open_metrics(at("metrics.csv"), step), threading.Event()
-    rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
-    track = Track(config, "gpt", facts, rows_of(at("metrics.csv"), written))
+    metrics = open_metrics(at("metrics.csv"), step)
+    track = Track(config, "gpt", facts, rows_of(at("metrics.csv")))
+    def record(row):
+        csv.DictWriter(metrics, METRICS, lineterminator="\n").writerow(row)
+        track.log(row)
     stop, handlers = catch_signals()
     try:
         for step in range(step, config.max_steps + 1):
@@ -889,7 +891,7 @@ def train(config, loaded=None, report=None):
                     print("warning: validation has risen three times: more text, more --dropout or "
                           "fewer --max-steps would help")
             if last:
-                rows.writerow(row)
+                record(row)
                 print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
                       f"{time.time() - beside - seconds:.0f} s beside it")
                 save_result(at("result.json"), model="GPT", parameters=n_params, seconds=seconds,
@@ -903,7 +905,7 @@ def train(config, loaded=None, report=None):
             took = time.perf_counter() - begun
             seconds += took
             row |= {"ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
-            rows.writerow(row)
+            record(row)
             bad = 0 if math.isfinite(row["loss"] + row["grad_norm"]) else bad + 1
             if bad == 10:
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
@@ -923,7 +925,6 @@ def train(config, loaded=None, report=None):
         metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-        written.set()
         track.end()
         lock.close()
     if config.tune and signal.SIGINT in stop:
@@ -1041,17 +1042,13 @@ def decide(config, **values):
 def brief(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
-def rows_of(path, written=None):
-    """Yields the whole rows of a csv as dicts; given an Event, waits for more until it is set."""
-    part, last, missing = "", False, contextlib.suppress(FileNotFoundError)
+def rows_of(path):
+    """Yields the rows of a csv as dicts, without a last one that is torn."""
+    missing = contextlib.suppress(FileNotFoundError)
     with missing, open(path, encoding="utf-8", errors="replace") as f:
-        names = f.readline().strip().split(",")
-        while not last:
-            last = not written or written.wait(0.5)          # then all is there
-            *lines, part = (part + f.read()).split("\n")
-            for cells in csv.reader(lines):
-                yield {name: cell if name == "sample" else float(cell)
-                       for name, cell in zip(names, cells) if cell}
+        for row in csv.DictReader(line for line in f if line.endswith("\n")):
+            yield {name: cell if name == "sample" else float(cell)
+                   for name, cell in row.items() if cell}
 
 class Track(threading.Thread):
     """
@@ -1061,13 +1058,20 @@ class Track(threading.Thread):
     """
     def __init__(self, config, stage, facts, rows):
         super().__init__(target=self.follow, daemon=True)
-        self.config, self.stage, self.facts, self.rows = config, stage, facts, rows
+        self.config, self.stage, self.facts, self.rows = config, stage, facts, queue.SimpleQueue()
         self.path = run_path(config, facts["text"])
+        for row in rows:
+            self.rows.put(row)
         if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
             self.start()
 
+    def log(self, row):
+        if self.is_alive():
+            self.rows.put(row)
+
     def end(self, seconds=300):
         """Waits until all is sent, but not for ever."""
+        self.rows.put(None)
         if self.is_alive():
             self.join(2)
         if self.is_alive():
@@ -1123,9 +1127,11 @@ class Track(threading.Thread):
         if not (run.offline and told):                       # what W&B has is not sent again
             self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
         samples, sent = [], time.time()
-        for row in self.rows:
-            step, said = int(row["step"]), row.pop("sample", None)
-            samples += [[step, json.loads(said)]] if said else []
+        for row in iter(self.rows.get, None):
+            step = int(row["step"])
+            if "sample" in row:
+                samples.append([step, json.loads(row["sample"])])
+                row = {name: value for name, value in row.items() if name != "sample"}
             if step >= run.starting_step:                    # what a killed session sent is there
                 run.log(row, step=step)
             if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
