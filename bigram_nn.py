@@ -5,31 +5,35 @@
 """
 bigram_nn.py: the model of bigram_counts.py again, learned by gradient descent.
 
-    python bigram_nn.py                                  # a V x V table of logits: counts, learned
-    python bigram_nn.py --n-embd 64                      # a token is 64 numbers: better
+    python bigram_nn.py                                  # learn a V x V table of logits
+    python bigram_nn.py --n-embd 64                      # a token is 64 numbers, not V: better
     python bigram_nn.py --sample --prompt "ROMEO:"       # speak
     python bigram_nn.py --plot                           # see the pairs, counted and learned
 
-Dataset, DataLoader, a network, a loss, AdamW, a loop: all of gpt.py but its architecture. Both
-bigrams have one optimum. The loss per token is -log p(next | now), whose minimum over a table is
-the share of the counts; and what adding `a` to each count is to the one, the prior, a times -log p
-of every pair there can be, is to the other. With --n-embd tokens that are followed alike get
-vectors alike, so what is learned of one serves the other: fewer numbers, a better prediction.
+Dataset, DataLoader, a network, a loss, AdamW, a loop: all of gpt.py but its architecture.
+
+Counting and learning lead to the same table. The loss per token is -log p(next | now), and the
+table that minimises it is count(now, next) / count(now). Adding `a` to every count there is adding
+a prior to the loss here: a times -log p of every pair there can be, as if each had been seen `a`
+times more. With --n-embd, tokens that are followed alike get similar vectors, so what is learned
+of one serves the other: fewer numbers, a better prediction.
+
+New here are the sections `batches`, `model`, `train` and `see`.
 """
 import argparse, builtins, codecs, contextlib, functools, glob, hashlib, io, itertools, json, math
 import multiprocessing, os, re, signal, sys, threading, time, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
-# a thread that waits for others soon sleeps: no slower alone, and beside another training 320 ms a
-# step of gpt.py, where torch's default took 250 to 1,100
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it is not needed
+# torch's threads (GNU's OpenMP) soon sleep when they wait: no slower alone, and beside another
+# training 320 ms a step of gpt.py, where the default took 250 to 1,100
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
 except ImportError as missing:
     sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
-except KeyboardInterrupt:                                    # it takes a second
+except KeyboardInterrupt:                                    # importing torch takes a second
     sys.exit(130)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -41,22 +45,23 @@ def flag(default, help):
     return field(default=default, metadata={"help": help})
 
 class UserError(Exception):
-    """What the user or the world did, in one line that says what to do."""
+    """An error the user can fix: one line that says what is wrong and what to do."""
 
 def out_of_memory(error):
+    """Does the error say so? Python, CUDA and torch on a CPU use different words."""
     return re.search("MemoryError|(out of|not enough|allocate) memory", repr(error))
 
 def plainly(function):
-    """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
+    """Decorator: a user's error prints one line and exits 1 (a notebook lives on); bugs raise."""
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except BrokenPipeError:                              # `| head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # else Python's flush at exit fails
             status, message = 0, ""
         except KeyboardInterrupt:
-            status, message = 130, "interrupted\n"
+            status, message = 130, "interrupted\n"           # 128 + SIGINT, as in a shell
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:
@@ -75,24 +80,24 @@ def plainly(function):
 class Config:
     input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
     tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
-    out_dir: str = flag("out", "folder for what this script makes, in bigram_nn/ or bigram_nn_64/")
+    out_dir: str = flag("out", "what this script makes goes to bigram_nn/, bigram_nn_64/ in there")
     seed: int = flag(1337, "same seed, same batches; same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
     # model
-    n_embd: int = flag(0, "numbers that stand for a token; 0: a row of the V x V table")
+    n_embd: int = flag(0, "numbers per token, its vector; 0: its row of the V x V table")
     # training
     max_steps: int = flag(1000, "training steps")
-    block_size: int = flag(64, "tokens in a row of the batch")
-    batch_size: int = flag(64, "rows per step")
-    lr: float = flag(0.1, "learning rate, a tenth of it with --n-embd; it falls to zero")
-    weight_decay: float = flag(0.1, "pull of the vectors towards zero; a table has its prior")
+    block_size: int = flag(64, "tokens per row of a batch")
+    batch_size: int = flag(64, "rows per batch, of which each step takes one")
+    lr: float = flag(0.1, "learning rate (a tenth of it with --n-embd), falling to zero")
+    weight_decay: float = flag(0.1, "pull of the vectors towards zero; the table has the prior")
     # sampling
-    sample: bool = flag(False, "speak, with the saved model, instead of training")
-    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    sample: bool = flag(False, "generate text with the saved model, instead of training")
+    prompt: str = flag("", "text to continue (- reads stdin); empty: a new line")
     num_samples: int = flag(1, "how many samples")
-    max_new_tokens: int = flag(200, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
-    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    max_new_tokens: int = flag(200, "tokens per sample, at most")
+    temperature: float = flag(1.0, "below 1: safer, above 1: more daring, 0: always the likeliest")
+    top_k: int = flag(0, "choose only among the k likeliest tokens; 0: among all")
     # seeing
     plot: bool = flag(False, "draw the most frequent pairs, as counted and as learned")
 
@@ -100,34 +105,38 @@ class Config:
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id, between documents
-SPLIT = "|".join((                                           # GPT-4's; the first that matches wins:
+# GPT-4's regex (cl100k_base in tiktoken): at each place the first alternative that matches wins
+SPLIT = "|".join((
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, they've
-    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, one blank or sign before
-    r"\p{N}{1,3}",                                           # digits, three at most
-    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs, with space and line ends
-    r"\s*[\r\n]",                                            # blanks up to the last line end
-    r"\s+(?!\S)",                                            # blanks, less the one before a word
-    r"\s+"))                                                 # a blank before a digit
-# the same for ASCII alone, of which `re` takes half the time that `regex` does
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # a word, and one space or sign before
+    r"\p{N}{1,3}",                                           # up to three digits
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs; space before, line ends after
+    r"\s*[\r\n]",                                            # whitespace through its last line end
+    r"\s+(?!\S)",                                            # spaces, all but the one before a word
+    r"\s+"))                                                 # what is left: a space before a digit
+# the same for pure ASCII text, on which `re` takes half the time of `regex`
 ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
                    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)
-SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of SPLIT crosses these
-NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                      # no chunk of SPLIT crosses these
+NO_MERGE = chr(sys.maxunicode)                               # sorts after every token
 
 def blocks(text, size, pattern=SPLIT):
-    """str -> pieces of about that size, cut where SPLIT cuts too; of another pattern one piece."""
-    most = size if pattern == SPLIT else ""                  # "": without end
+    """str -> pieces of about `size` characters, cut where SPLIT cuts, too; other patterns: one."""
+    most = size if pattern == SPLIT else ""                  # .{1,}: the whole text
+    # `size` characters, then on to the next seam
     return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
 def checksum(saved):
-    """What JSON can hold -> 16 hex digits that tell it from any other."""
+    """Anything that JSON can hold -> its fingerprint, 16 hex digits of SHA-256."""
     return hashlib.sha256(json.dumps(saved).encode()).hexdigest()[:16]
 
 class Tokenizer:
     """
-    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
-    order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
-    token is the character chr(id), a chunk a str of them: str.replace does a merge everywhere.
+    Byte-level BPE. Ids 0-255 are the bytes, then comes one per merge, in the order learned, and
+    last <|endoftext|>. merges: list of (left id, right id); pattern: regex that cuts out chunks.
+
+    Inside, a token is the character chr(id) and a chunk a str of those, because Python is fast at
+    strings: str.replace does a merge everywhere in a chunk, and min() finds the smallest id.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -136,33 +145,35 @@ class Tokenizer:
             self.pieces.append(self.pieces[left] + self.pieces[right])
         self.pieces.append(EOT.encode())
         self.eot, self.vocab_size = len(self.pieces) - 1, len(self.pieces)
-        self.typecode = "H" if self.vocab_size <= 1 << 16 else "I"     # 2 bytes an id, or 4
+        self.typecode = "H" if self.vocab_size <= 1 << 16 else "I"     # 2 or 4 bytes per id
+        # the merges in characters, both ways: new -> left + right, (left, right) -> new
         self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
         self.merged = {tuple(pair): token for token, pair in self.pair.items()}
-        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
+        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its words
         self.regex = regex.compile(pattern)
 
     def chunks(self, text):
-        """str -> lists of chunks; joined, they are the text."""
+        """Yields lists of chunks; all of them joined are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # 25% faster than 1 << 20: cached
+            for block in blocks(text, 1 << 13):              # in cache: 25% faster than 1 << 20
                 yield (ASCII if block.isascii() else self.regex).findall(block)
         else:
             end = 0
             for match in self.regex.finditer(text):
-                yield [text[end:match.start()], match.group()]         # what it leaves out, too
+                yield [text[end:match.start()], match.group()]         # a gap is a chunk, too
                 end = match.end()
             yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: the first learned of the merges there can be, repeatedly."""
-        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")      # a character a byte
-        if len(word) > 500:                                  # all in turn: not days a megabyte
-            for new, pair in self.pair.items():
+        """str -> str of tokens: of all possible merges the one learned first, again and again."""
+        # bytes that are not UTF-8 are surrogates in a str (see read): "surrogateescape" undoes that
+        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")        # byte b -> chr(b)
+        if len(word) > 500:                                  # quadratic below: days per megabyte
+            for new, pair in self.pair.items():              # every merge, in the order learned
                 word = word.replace(pair, new)
-        word, get = ["", *word, ""], self.merged.get         # an end merges with nothing
-        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]   # of each pair
-        while (new := min(makes)) != NO_MERGE:
+        word, get = ["", *word, ""], self.merged.get         # the "" at an end merges with nothing
+        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]
+        while (new := min(makes)) != NO_MERGE:               # the smallest id was learned first
             n = makes.index(new)                             # the pair is word[n], word[n + 1]
             word[n:n + 2] = [new]
             before, after = (word[n - 1], new), (new, word[n + 1])
@@ -172,16 +183,19 @@ class Tokenizer:
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
         ids = array(self.typecode)
-        codec = f"utf-{8 * ids.itemsize}-{sys.byteorder[0]}e"          # a str of tokens is its ids
-        for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
-            ids.extend([self.eot] if n else [])
+        # chr(id) in UTF-16 or UTF-32 is the number id: a str of tokens is the bytes of the array
+        codec = f"utf-{8 * ids.itemsize}-{sys.byteorder[0]}e"
+        parts = text.split(EOT) if EOT in allowed_special else [text]
+        for n, part in enumerate(parts):
+            if n > 0:
+                ids.append(self.eot)
             for chunks in self.chunks(part):
                 ids.frombytes("".join(map(self.tokens, chunks)).encode(codec, "surrogatepass"))
         return ids
 
     @classmethod
     def load(cls, path):
-        """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
+        """path -> the tokenizer that bpe.py saved there; "bytes" -> one without merges"""
         if path == "bytes":
             return cls([])
         remedy = "`python bpe.py` trains one; or --tokenizer bytes"
@@ -194,9 +208,10 @@ class Tokenizer:
             fingerprint = saved["model"].pop("fingerprint")
             if fingerprint != checksum(saved):
                 raise ValueError
-        except Exception:                                    # whatever JSON may hold
+        except Exception:                                    # not JSON, or JSON of another kind
             raise UserError(f"{path} is damaged, or not written by bpe.py: {remedy}") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
+        # "t h" -> (116, 104)
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
 
@@ -204,29 +219,31 @@ class Tokenizer:
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
 
 def find(source):
-    """A file, a glob or a folder (all files below it but hidden ones) -> sorted list of paths"""
+    """A file, a glob or a folder (every file below it that is not hidden) -> sorted paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
         paths = (os.path.join(at, name) for at, _, names in os.walk(source) for name in names)
+        # hidden: below source, the name of the file or of a folder begins with a dot
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
     return sorted(filter(os.path.isfile, paths))
 
 def read(source):
-    """-> list of str, a text for each file that find(source) gives"""
+    """-> list of str, the text of each file that find(source) gives, but for empty ones"""
     texts = []
     for path in find(source):
-        with open(path, "rb") as f:                          # bytes: no line end is translated
+        with open(path, "rb") as f:                          # binary: line ends stay as they are
+            # a byte that is not UTF-8 becomes a surrogate, which is encoded as that byte again
             texts.append(f.read().decode("utf-8", "surrogateescape"))
     if not any(texts):
         raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
                         f"and `bash run.sh` fetches a text")
-    return list(filter(None, texts))
+    return [text for text in texts if text]
 
 def split(texts):
-    """list of str -> training, validation: the last 10% of the characters. No model sees those."""
+    """list of str -> training, validation texts: the last 10% of characters, never learned from."""
     cut, train, val = int(0.9 * sum(map(len, texts))), [], []
-    for text in texts:
-        if cut >= 0:
+    for text in texts:                                       # cut: counted from where text begins
+        if cut >= 0:                                         # 0: "", so that train ends with EOT
             train.append(text[:cut])
         if cut < len(text):
             val.append(text[max(cut, 0):])
@@ -238,41 +255,44 @@ def split(texts):
 
 def pick_device(name):
     if name == "auto":
-        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else gpu
+        name = ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.empty(1, device=name).item()
+        torch.empty(1, device=name).item()                   # a device that is missing raises
         return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
-    """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    texts = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
-    parts, ids = [*itertools.chain(*texts)], array(tokenizer.typecode)
+    """list of str -> ids (N,) int32; between two texts stands the id of <|endoftext|>."""
+    documents = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
+    parts = [part for document in documents for part in document]
     encoded = zip(progress("characters tokenised:", parts), spread(tokenizer.encode, parts))
-    for text in texts:
-        for _, new in itertools.islice(encoded, len(text)):
+    ids = array(tokenizer.typecode)
+    for document in documents:
+        for _, new in itertools.islice(encoded, len(document)):        # the next ones are its parts
             ids.extend(new)
         ids.append(tokenizer.eot)
     dtype = torch.uint16 if ids.itemsize == 2 else torch.int32
-    return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none ends after the last
+    return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none after the last text
 
 def load_data(config, tokenizer, block_size):
-    """-> training ids (N,), their last and all validation ids (1 + M,), the text's checksum"""
+    """-> training ids (N,), the last of those and all validation ids (1 + M,), text's checksum"""
     texts = read(config.input)
     data, held_out = (to_ids(tokenizer, part) for part in split(texts))
     if len(data) <= block_size or not len(held_out):
         raise UserError(f"{config.input} is too short: {len(data)} tokens to train on, "
                         f"and a context with the token after it has {block_size + 1}")
     print(f"{config.input}: {len(data):,} tokens to train on, {len(held_out):,} for validation")
+    # the first validation token is predicted, too: from the one before it
     return data, torch.cat((data[-1:], held_out)), checksum(texts)
 
 def bits_per_byte(loss, ids, tokenizer):
-    """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
-    sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
-    n_bytes = max(1, sizes[ids[1:].long().cpu()].sum().item())
-    return loss * (len(ids) - 1) / math.log(2) / n_bytes
+    """Nats per token over ids[1:] -> bits per byte of their text, comparable across tokenizers."""
+    sizes = [len(piece) for piece in tokenizer.pieces]
+    sizes[tokenizer.eot] = 0                                 # <|endoftext|> is no text
+    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long().cpu()].sum().item())
+    return loss * (len(ids) - 1) / math.log(2) / n_bytes     # all nats, in bits, over all bytes
 
 def save(path, saved):
     buffer = io.BytesIO()
@@ -280,23 +300,23 @@ def save(path, saved):
     write(path, buffer.getbuffer())
 
 def load(paths, kind, config, remedy):
-    """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
+    """-> the dict saved at the first path that holds a whole one, its tokenizer; or UserError"""
     for path in paths:
         try:
             with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-                if saved["kind"] == kind and not whole.testzip():      # torch checks no checksums
+                if saved["kind"] == kind and not whole.testzip():      # torch does not check
                     break
         except PermissionError:
             raise
-        except Exception:                                    # whatever a damaged file makes of it:
-            pass                                             # the next one, perhaps
-    else:
+        except Exception:                                    # a damaged file may raise anything:
+            pass                                             # try the next one
+    else:                                                    # no break: none was whole
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
-    known = {f.name for f in fields(Config)}                 # another version may have had others
+    known = {f.name for f in fields(Config)}                 # another version had other flags
     saved["config"] = {k: value for k, value in saved["config"].items() if k in known}
     name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
     tokenizer = Tokenizer.load(name)
@@ -305,7 +325,7 @@ def load(paths, kind, config, remedy):
     return saved, tokenizer
 
 def save_result(path, **result):
-    """The model's row of the ladder, written last: where it is, the model is finished."""
+    """Writes the model's row of the ladder, last of all: where it exists, training is finished."""
     write(path, (json.dumps(result, indent=1) + "\n").encode())
     print("validation: {val_loss:.4f} nats per token, {val_bpb:.4f} bits per byte".format(**result))
 
@@ -314,13 +334,13 @@ def save_result(path, **result):
 
 class Batches(Dataset):
     """
-    Item `step` is that step's whole batch, a pure function of (seed, step): a resumed run has no
-    state to restore and replays nothing. Each epoch cuts the text into windows of block_size ids,
-    starting at another place, and shuffles them.
+    Item `step` is the whole batch of that step, a pure function of (seed, step): a run that goes on
+    has no state to restore and nothing to replay. Each epoch cuts the text into windows of
+    block_size ids, beginning at another place, and shuffles them.
     """
     def __init__(self, ids, block_size, batch_size, seed):
         self.ids, self.block_size, self.batch_size, self.seed = ids, block_size, batch_size, seed
-        self.n_windows = max(1, len(ids) // block_size - 1)
+        self.n_windows = max(1, len(ids) // block_size - 1)  # less one: room to begin elsewhere
         self.starts = functools.lru_cache(2)(self._starts)
 
     def _starts(self, epoch):
@@ -332,7 +352,9 @@ class Batches(Dataset):
 
     def __getitem__(self, step):
         turns = range(step * self.batch_size, (step + 1) * self.batch_size)
+        # turn counts windows since the first step: so many epochs, and so many windows in this one
         at = [self.starts(turn // self.n_windows)[turn % self.n_windows] for turn in turns]
+        # (B, 1) + (T + 1,) -> (B, T + 1)
         rows = self.ids[torch.stack(at)[:, None] + torch.arange(self.block_size + 1)].long()
         return rows[:, :-1], rows[:, 1:]                     # (B, T) ids, (B, T) what follows each
 
@@ -344,51 +366,56 @@ def mix(seed, step):
 
 def count_pairs(ids, vocab_size, block=0):
     """
-    (N,) ids -> the pairs that occur, as now * V + next, ascending (P,), and how often they do (P,).
-    In blocks, so that memory does not grow with the text, and in small ones, which stay in the
-    cache: 340 million tokens a second on two cores, 4.5 times one bincount of all.
+    ids (N,) -> keys (P,), counts (P,): a key is a pair that occurs, as now * V + next, ascending.
+    In blocks, so that memory does not grow with the text, and small ones, which stay in the cache:
+    340 million tokens a second on two cores, 4.5 times as fast as one bincount of everything.
     """
     V, block = vocab_size, block or (1 << 15 if vocab_size <= 4096 else 1 << 22)
     blocks = zip(progress("pairs counted:", ids[:-1].split(block)), ids[1:].split(block))
-    pairs = (now.long() * V + after for now, after in blocks)
-    if V <= 4096:
+    pairs = (now.long() * V + after for now, after in blocks)          # keys, (block,) at a time
+    if V <= 4096:                                            # 134 MB at most
         dense = torch.zeros(V * V, dtype=torch.int64, device=ids.device)
         for keys in pairs:
             dense.scatter_add_(0, keys, torch.ones_like(keys))
         keys = dense.nonzero().flatten()
         return keys.cpu(), dense[keys].cpu()
-    # V x V would not fit: of each block what occurs, then all of those together
+    # V x V would not fit: count the keys in each block, then add up what the blocks share
     keys, counts = map(torch.cat, zip(*(block.unique(return_counts=True) for block in pairs)))
-    keys, slot = keys.unique(return_inverse=True)
+    keys, slot = keys.unique(return_inverse=True)            # slot: where in keys each is now
     return keys.cpu(), torch.zeros_like(keys).scatter_add_(0, slot, counts).cpu()
 
 class Counted:
-    """p(next | now) = (count(now, next) + a) / (count(now) + a V); takes memory for what occurs."""
+    """p(next | now) = (count(now, next) + a) / (count(now) + a V); stores only pairs that occur."""
     def __init__(self, keys, counts, vocab_size, prior=0.0):
         self.keys, self.counts, self.vocab_size = keys, counts, vocab_size
-        self.rows = torch.zeros(vocab_size, dtype=torch.int64)         # (V,) how often it is `now`
+        self.rows = torch.zeros(vocab_size, dtype=torch.int64)         # (V,) count(now)
         self.rows.scatter_add_(0, keys // vocab_size, counts)
-        self.prior = prior or self.leave_one_out()
+        self.prior = prior or self.leave_one_out()           # a
 
     def leave_one_out(self):
-        """-> the a with which all other pairs of the training text predict each one best."""
-        a = torch.logspace(-5, 1, 601, dtype=torch.float64)[:, None]
-        c, n_c = self.counts.unique(return_counts=True)          # n_c pairs occur c times
-        r, n_r = self.rows[self.rows > 0].unique(return_counts=True)
+        """
+        -> the a that best predicts each pair of the training text from all the others. (From a text
+        that holds the pair itself, a = 0 would win.) Leaving it out takes 1 off its two counts: p =
+        (c - 1 + a) / (r - 1 + a V). Equal counts give equal terms: there are few different ones.
+        """
+        a = torch.logspace(-5, 1, 601, dtype=torch.float64)[:, None]             # (601, 1) to try
+        c, n_c = self.counts.unique(return_counts=True)      # n_c pairs occur c times
+        r, n_r = self.rows[self.rows > 0].unique(return_counts=True)   # n_r tokens, r times each
         nats = (n_r * r * torch.log(r - 1 + a * self.vocab_size)).sum(1)
-        nats -= (n_c * c * torch.log(c - 1 + a)).sum(1)      # (601,) for each a, of all pairs
+        nats -= (n_c * c * torch.log(c - 1 + a)).sum(1)      # (601,) -log p of the whole text
         return a[nats.argmin()].item()
 
     def log_probs(self, now, after):
         """(N,) ids, (N,) ids -> (N,) log p(after | now), float64"""
         key = now.long() * self.vocab_size + after
+        # keys are sorted: key is at slot, or nowhere
         slot = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
         count = torch.where(self.keys[slot] == key, self.counts[slot], 0).double()
         rows = self.rows[now.long()].double()
         return torch.log((count + self.prior) / (rows + self.prior * self.vocab_size))
 
     def loss(self, ids, block=1 << 22):
-        """(M + 1,) ids -> nats per token over all but the first"""
+        """(M + 1,) ids -> nats per token, over all but the first: mean -log p(next | now)"""
         pairs = zip(progress("tokens evaluated:", ids[:-1].split(block)), ids[1:].split(block))
         return -sum(self.log_probs(*pair).sum() for pair in pairs).item() / (len(ids) - 1)
 
@@ -396,20 +423,21 @@ class Counted:
 # model: (B, T) ids -> (B, T, V) logits
 
 class Bigram(nn.Module):
-    """Row i of the table is the logits of what follows token i; with n_embd, their source."""
+    """Row i of the table: logits of what follows token i, or a vector that head turns into them."""
     def __init__(self, vocab_size, n_embd):
         super().__init__()
         self.table = nn.Embedding(vocab_size, n_embd or vocab_size)
         self.head = nn.Linear(n_embd, vocab_size) if n_embd else nn.Identity()
-        nn.init.normal_(self.table.weight, std=0.1 if n_embd else 0.0)     # 1: 0.01 bits worse
+        nn.init.normal_(self.table.weight, std=0.1 if n_embd else 0.0)     # std 1: 0.01 bits worse
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> (B, T, V) logits; with targets (B, T), the mean of their nats"""
+        """(B, T) ids -> (B, T, V) logits; with targets (B, T), the mean loss in nats"""
         if targets is None:
             return self.head(self.table(idx))
-        now, row = idx.unique(return_inverse=True)           # few of the B x T differ: softmax once
+        # few of the B x T ids differ: one softmax for each that occurs; now (U,), row (B, T)
+        now, row = idx.unique(return_inverse=True)
         log_p = self(now).log_softmax(-1)                    # (U, V)
-        return -log_p[row, targets].mean()
+        return -log_p[row, targets].mean()                   # cross-entropy
 
 # -----------------------------------------------------------------------------
 # sampling: one token at a time, each fed back in (same in every model)
@@ -419,17 +447,18 @@ def pick(logits, config, generator):
     if 0 < config.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(config.top_k).values[-1], -math.inf)
     if config.temperature > 0:
-        # the largest of logits / T - log(-log(u)) is i with probability softmax(logits / T)[i]: the
-        # Gumbel-max trick, 10 us where torch.multinomial takes 27
+        # Gumbel-max trick: the largest of logits / T - log(-log(u)) is i with probability
+        # softmax(logits / T)[i]. Here all times T; 10 us, where torch.multinomial takes 27
         u = torch.rand(len(logits), generator=generator)
         logits = logits.sub(u.log_().neg_().log_(), alpha=config.temperature)
     return logits.argmax().item()
 
 def generate(reader, tokenizer, config, ids, generator):
     """
-    Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
+    Yields the text that follows ids, a str per token; ends at <|endoftext|>.
     reader: a function, (ids to read, list of those seen, which it extends) -> (V,) logits
     """
+    # a token may end within a character: the decoder keeps that half until the rest comes
     decoder, seen = codecs.getincrementaldecoder("utf-8")("replace"), []
     for _ in range(config.max_new_tokens):
         new = pick(reader(ids, seen).cpu(), config, generator)
@@ -439,14 +468,16 @@ def generate(reader, tokenizer, config, ids, generator):
         ids = [new]
 
 def speak(reader, tokenizer, config):
-    """Prints config.num_samples continuations of config.prompt, as they form."""
+    """Prints config.num_samples continuations of config.prompt, token by token as they come."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
     prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):
-        print("-" * 20 + "\n" if n else "", prompt.decode("utf-8", "replace"), sep="", end="")
+        if n > 0:
+            print("-" * 20)
+        print(prompt.decode("utf-8", "replace"), end="")
         for text in generate(reader, tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
@@ -455,17 +486,18 @@ def speak(reader, tokenizer, config):
 # train
 
 def place(config, file):
+    """-> path of a file in this model's folder"""
     folder = f"bigram_nn_{config.n_embd}" if config.n_embd else "bigram_nn"
     return os.path.join(config.out_dir, folder, file)
 
 def evaluate(model, ids, block=1 << 12):
-    """(M + 1,) ids -> nats per token over all but the first"""
+    """(M + 1,) ids -> nats per token, over all but the first"""
     pairs = zip(progress("tokens evaluated:", ids[:-1].split(block)), ids[1:].split(block))
     return sum(model(now, after).item() * len(now) for now, after in pairs) / (len(ids) - 1)
 
 @plainly
 def train(config):
-    """Config -> Bigram, saved in the folder of its kind, and compared to the counts."""
+    """Config -> Bigram, saved in the folder of its kind; a table is compared to the counts, too."""
     tokenizer, device = Tokenizer.load(config.tokenizer), pick_device(config.device)
     V, at = tokenizer.vocab_size, functools.partial(place, config)
     if not config.n_embd and V > 16384:
@@ -488,17 +520,20 @@ def train(config):
           f"{step_tokens:,} tokens, {epochs:.1f} times through the text")
 
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
+    # an item of batches is a whole batch already, and the items come in the order of the steps
     loader = DataLoader(batches, batch_size=None, sampler=range(config.max_steps),
                         generator=torch.Generator())
     begin = shown = time.time()
     curve = ["step,loss,lr"]
     for step, (x, y) in enumerate(loader):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / config.max_steps)
-        loss = nats = model(x.to(device), y.to(device))
-        if counted:                                          # smoothing is a prior: here, its share
-            nats = loss - counted.prior / (len(data) - 1) * model.table.weight.log_softmax(-1).sum()
+        loss = objective = model(x.to(device), y.to(device))
+        if counted:
+            # each of the V x V pairs as if seen `a` times more, spread over the text's N - 1 pairs
+            log_p = model.table.weight.log_softmax(-1)       # (V, V)
+            objective = loss - counted.prior / (len(data) - 1) * log_p.sum()
         optimizer.zero_grad()
-        nats.backward()
+        objective.backward()
         optimizer.step()
         curve.append(f"{step},{loss.item():.6f},{optimizer.param_groups[0]['lr']:.6g}")
         if time.time() - shown > 2 or step + 1 == config.max_steps:
@@ -506,7 +541,8 @@ def train(config):
             left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
             print(f"step {step + 1:>6}/{config.max_steps} | loss {loss.item():.4f} | "
                   f"{1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
-    seconds, model = time.time() - begin, model.cpu().requires_grad_(False)
+    seconds = time.time() - begin
+    model.cpu().requires_grad_(False)
 
     loss, val_loss = evaluate(model, data), evaluate(model, held_out)
     if not math.isfinite(loss + val_loss):
@@ -527,7 +563,7 @@ def train(config):
     return model
 
 def total_variation(model, counted):
-    """The share of probability that the two put on different tokens, rows as often as they occur"""
+    """Total variation distance of the rows, mean over the text: 0 the same, 1 nothing in common"""
     every, apart = torch.arange(counted.vocab_size), 0
     for now in progress("rows compared:", every.split(1)):
         p, q = model(now).softmax(-1), counted.log_probs(now, every).exp()
@@ -547,7 +583,7 @@ def trained(config):
 
 @plainly
 def sample(config):
-    """Speaks with the saved model."""
+    """Prints text drawn from the saved model."""
     model, tokenizer, _ = trained(config)
     speak(lambda ids, seen: model(torch.tensor(ids[-1])), tokenizer, config)
 
@@ -629,49 +665,50 @@ def draw_pairs(figure, tables, rows, columns):
 
 # -----------------------------------------------------------------------------
 # tools: flags from a dataclass, progress, files, all cores (same in every script)
+
 def parse(Config):
-    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    """sys.argv -> Config: every field is a flag, and anything else is an error."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False, argument_default=argparse.SUPPRESS)
     def fail(message):
         raise UserError(f"{message} ({parser.prog} --help lists the flags)")
     parser.error = fail
-    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
+    parser.print_help = lambda: print(parser.format_help())  # its own hides a BrokenPipeError
     for f in fields(Config):
         default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
         kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
                 dict(type=f.type, metavar=f.type.__name__.upper()))
         name = "--" + f.name.replace("_", "-")
         parser.add_argument(name, help=f.metadata["help"] + default, **kind)
-    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
+    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, no character fails
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
     for name, value in typed.items():
-        if type(value) in (int, float) and not abs(value) < 1 << 63:
+        if type(value) in (int, float) and not abs(value) < 1 << 63:   # nan and inf, too
             fail(f"--{name.replace('_', '-')} {value} is no number to work with")
     config = Config(**typed)
-    config.typed = set(typed)
+    config.typed = set(typed)                                # for given()
     return config
 
 def given(config):
-    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
+    """-> names of the fields that the user set: typed as flags, or, in Python, not the default"""
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
 def progress(what, items, power=1.0):
-    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
+    """Yields the items; every 1.5 s prints how many are done, or how much, if they have a len."""
     sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
     start = last = time.time()
     for n, item in zip(itertools.accumulate(sizes), items):
         yield item
         if time.time() - last > 1.5:
             last = time.time()
-            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time ~ n ** power
             print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
 
 def write(path, data):
-    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
+    """bytes -> file, by way of path.tmp: a kill leaves the old file or the new one, never half."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path + ".tmp", "wb") as f:
         f.write(data)
@@ -680,17 +717,18 @@ def write(path, data):
     os.replace(path + ".tmp", path)
 
 def spread(work, pieces):
-    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
+    """Yields work(piece) for each, in order; 2 MB of text or more, on Linux, take up to 8 cores."""
     if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+        return (yield from map(work, pieces))                # fork is unsafe on macOS, with threads
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
-    some = 1 + len(pieces) // 100
-    parts, pipes = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
-    def child(core, pipe):                                   # a copy of this process and all it has
-        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the first process
-        os.closerange(3, pipe.fileno())                      # if that one ends, sending fails
+    some = 1 + len(pieces) // 100                            # up to 100 parts, of some pieces each
+    parts = [pieces[n:n + some] for n in range(0, len(pieces), some)]
+    pipes = []
+    def child(core, pipe):                                   # forked: a copy, with all that is here
+        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
+        os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
-            for part in parts[core::cores]:
+            for part in parts[core::cores]:                  # every child takes its turns
                 pipe.send([*map(work, part)])
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
@@ -700,8 +738,8 @@ def spread(work, pieces):
     for n, part in enumerate(parts):
         try:
             results = pipes[n % cores].recv()
-        except EOFError:                                     # it was killed, or work() raised
-            results = map(work, part)
+        except EOFError:                                     # a child was killed, or work() raised
+            results = map(work, part)                        # do it here, where an error is seen
         yield from results
 
 # -----------------------------------------------------------------------------
@@ -710,10 +748,11 @@ def spread(work, pieces):
 @plainly
 def main():
     config = parse(Config)
-    plot(config) if config.plot else sample(config) if config.sample else train(config)
+    work = plot if config.plot else sample if config.sample else train
+    work(config)
 
 if __name__ == "__main__":
-    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: not our argv
+    if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
         print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
     else:
         main()

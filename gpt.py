@@ -23,15 +23,15 @@ import sys, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # torch, without it
-# a thread that waits for others soon sleeps: no slower alone, and beside another training 320 ms a
-# step of gpt.py, where torch's default took 250 to 1,100
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it is not needed
+# torch's threads (GNU's OpenMP) soon sleep when they wait: no slower alone, and beside another
+# training 320 ms a step of gpt.py, where the default took 250 to 1,100
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 try:
     import regex, torch
 except ImportError as missing:
     sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
-except KeyboardInterrupt:                                    # it takes a second
+except KeyboardInterrupt:                                    # importing torch takes a second
     sys.exit(130)
 from torch import nn
 from torch.nn import functional as F
@@ -44,22 +44,23 @@ def flag(default, help):
     return field(default=default, metadata={"help": help})
 
 class UserError(Exception):
-    """What the user or the world did, in one line that says what to do."""
+    """An error the user can fix: one line that says what is wrong and what to do."""
 
 def out_of_memory(error):
+    """Does the error say so? Python, CUDA and torch on a CPU use different words."""
     return re.search("MemoryError|(out of|not enough|allocate) memory", repr(error))
 
 def plainly(function):
-    """A user's error is a line on stderr and exit status 1, in a notebook the line. Bugs raise."""
+    """Decorator: a user's error prints one line and exits 1 (a notebook lives on); bugs raise."""
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except BrokenPipeError:                              # `| head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # else Python's flush at exit fails
             status, message = 0, ""
         except KeyboardInterrupt:
-            status, message = 130, "interrupted\n"
+            status, message = 130, "interrupted\n"           # 128 + SIGINT, as in a shell
         except (UserError, OSError) as error:
             status, message = 1, f"error: {error}\n"
         except (MemoryError, RuntimeError) as error:
@@ -115,12 +116,12 @@ class Config:
     max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
     sync: bool = flag(False, "bring out_dir and W&B to the same state, instead of training")
     # sampling
-    sample: bool = flag(False, "speak, with the saved model, instead of training")
-    prompt: str = flag("", "text to go on from (- reads stdin); empty: a new line")
+    sample: bool = flag(False, "generate text with the saved model, instead of training")
+    prompt: str = flag("", "text to continue (- reads stdin); empty: a new line")
     num_samples: int = flag(1, "how many samples")
-    max_new_tokens: int = flag(200, "tokens per sample, at the most")
-    temperature: float = flag(1.0, "below 1 more certain, above 1 more daring, 0 the likeliest")
-    top_k: int = flag(0, "choose among the k likeliest tokens; 0: among all")
+    max_new_tokens: int = flag(200, "tokens per sample, at most")
+    temperature: float = flag(1.0, "below 1: safer, above 1: more daring, 0: always the likeliest")
+    top_k: int = flag(0, "choose only among the k likeliest tokens; 0: among all")
     # seeing
     explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
     plot: bool = flag(False, "draw the curves of the run, also while it trains")
@@ -132,34 +133,38 @@ class Config:
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
 
 EOT = "<|endoftext|>"                                        # the last id, between documents
-SPLIT = "|".join((                                           # GPT-4's; the first that matches wins:
+# GPT-4's regex (cl100k_base in tiktoken): at each place the first alternative that matches wins
+SPLIT = "|".join((
     r"'(?i:[sdmt]|ll|ve|re)",                                # English endings: it's, I'd, they've
-    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # letters, one blank or sign before
-    r"\p{N}{1,3}",                                           # digits, three at most
-    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs, with space and line ends
-    r"\s*[\r\n]",                                            # blanks up to the last line end
-    r"\s+(?!\S)",                                            # blanks, less the one before a word
-    r"\s+"))                                                 # a blank before a digit
-# the same for ASCII alone, of which `re` takes half the time that `regex` does
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",                            # a word, and one space or sign before
+    r"\p{N}{1,3}",                                           # up to three digits
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",                           # signs; space before, line ends after
+    r"\s*[\r\n]",                                            # whitespace through its last line end
+    r"\s+(?!\S)",                                            # spaces, all but the one before a word
+    r"\s+"))                                                 # what is left: a space before a digit
+# the same for pure ASCII text, on which `re` takes half the time of `regex`
 ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
                    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)
-SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                     # no chunk of SPLIT crosses these
-NO_MERGE = chr(sys.maxunicode)                               # sorts behind every token
+SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                      # no chunk of SPLIT crosses these
+NO_MERGE = chr(sys.maxunicode)                               # sorts after every token
 
 def blocks(text, size, pattern=SPLIT):
-    """str -> pieces of about that size, cut where SPLIT cuts too; of another pattern one piece."""
-    most = size if pattern == SPLIT else ""                  # "": without end
+    """str -> pieces of about `size` characters, cut where SPLIT cuts, too; other patterns: one."""
+    most = size if pattern == SPLIT else ""                  # .{1,}: the whole text
+    # `size` characters, then on to the next seam
     return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
 def checksum(saved):
-    """What JSON can hold -> 16 hex digits that tell it from any other."""
+    """Anything that JSON can hold -> its fingerprint, 16 hex digits of SHA-256."""
     return hashlib.sha256(json.dumps(saved).encode()).hexdigest()[:16]
 
 class Tokenizer:
     """
-    Byte-level BPE. Ids: 0-255 the bytes, then one for each merge (a list of pairs of ids, in the
-    order learned), last <|endoftext|>. pattern: the regex that splits text into chunks. Inside, a
-    token is the character chr(id), a chunk a str of them: str.replace does a merge everywhere.
+    Byte-level BPE. Ids 0-255 are the bytes, then comes one per merge, in the order learned, and
+    last <|endoftext|>. merges: list of (left id, right id); pattern: regex that cuts out chunks.
+
+    Inside, a token is the character chr(id) and a chunk a str of those, because Python is fast at
+    strings: str.replace does a merge everywhere in a chunk, and min() finds the smallest id.
     """
     def __init__(self, merges, pattern=SPLIT, fingerprint="bytes"):
         self.merges, self.pattern, self.fingerprint = merges, pattern, fingerprint
@@ -168,33 +173,35 @@ class Tokenizer:
             self.pieces.append(self.pieces[left] + self.pieces[right])
         self.pieces.append(EOT.encode())
         self.eot, self.vocab_size = len(self.pieces) - 1, len(self.pieces)
-        self.typecode = "H" if self.vocab_size <= 1 << 16 else "I"     # 2 bytes an id, or 4
+        self.typecode = "H" if self.vocab_size <= 1 << 16 else "I"     # 2 or 4 bytes per id
+        # the merges in characters, both ways: new -> left + right, (left, right) -> new
         self.pair = {chr(256 + n): chr(left) + chr(right) for n, (left, right) in enumerate(merges)}
         self.merged = {tuple(pair): token for token, pair in self.pair.items()}
-        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its chunks
+        self.tokens = functools.lru_cache(1 << 20)(self._tokens)       # a text repeats its words
         self.regex = regex.compile(pattern)
 
     def chunks(self, text):
-        """str -> lists of chunks; joined, they are the text."""
+        """Yields lists of chunks; all of them joined are the text."""
         if self.pattern == SPLIT:
-            for block in blocks(text, 1 << 13):              # 25% faster than 1 << 20: cached
+            for block in blocks(text, 1 << 13):              # in cache: 25% faster than 1 << 20
                 yield (ASCII if block.isascii() else self.regex).findall(block)
         else:
             end = 0
             for match in self.regex.finditer(text):
-                yield [text[end:match.start()], match.group()]         # what it leaves out, too
+                yield [text[end:match.start()], match.group()]         # a gap is a chunk, too
                 end = match.end()
             yield [text[end:]]
 
     def _tokens(self, chunk):
-        """str -> str of tokens: the first learned of the merges there can be, repeatedly."""
-        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")      # a character a byte
-        if len(word) > 500:                                  # all in turn: not days a megabyte
-            for new, pair in self.pair.items():
+        """str -> str of tokens: of all possible merges the one learned first, again and again."""
+        # bytes that are not UTF-8 are surrogates in a str (see read): "surrogateescape" undoes that
+        word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")        # byte b -> chr(b)
+        if len(word) > 500:                                  # quadratic below: days per megabyte
+            for new, pair in self.pair.items():              # every merge, in the order learned
                 word = word.replace(pair, new)
-        word, get = ["", *word, ""], self.merged.get         # an end merges with nothing
-        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]   # of each pair
-        while (new := min(makes)) != NO_MERGE:
+        word, get = ["", *word, ""], self.merged.get         # the "" at an end merges with nothing
+        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]
+        while (new := min(makes)) != NO_MERGE:               # the smallest id was learned first
             n = makes.index(new)                             # the pair is word[n], word[n + 1]
             word[n:n + 2] = [new]
             before, after = (word[n - 1], new), (new, word[n + 1])
@@ -204,16 +211,19 @@ class Tokenizer:
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
         ids = array(self.typecode)
-        codec = f"utf-{8 * ids.itemsize}-{sys.byteorder[0]}e"          # a str of tokens is its ids
-        for n, part in enumerate(text.split(EOT) if EOT in allowed_special else [text]):
-            ids.extend([self.eot] if n else [])
+        # chr(id) in UTF-16 or UTF-32 is the number id: a str of tokens is the bytes of the array
+        codec = f"utf-{8 * ids.itemsize}-{sys.byteorder[0]}e"
+        parts = text.split(EOT) if EOT in allowed_special else [text]
+        for n, part in enumerate(parts):
+            if n > 0:
+                ids.append(self.eot)
             for chunks in self.chunks(part):
                 ids.frombytes("".join(map(self.tokens, chunks)).encode(codec, "surrogatepass"))
         return ids
 
     @classmethod
     def load(cls, path):
-        """-> the tokenizer that bpe.py saved at path; for "bytes" one without merges"""
+        """path -> the tokenizer that bpe.py saved there; "bytes" -> one without merges"""
         if path == "bytes":
             return cls([])
         remedy = "`python bpe.py` trains one; or --tokenizer bytes"
@@ -226,9 +236,10 @@ class Tokenizer:
             fingerprint = saved["model"].pop("fingerprint")
             if fingerprint != checksum(saved):
                 raise ValueError
-        except Exception:                                    # whatever JSON may hold
+        except Exception:                                    # not JSON, or JSON of another kind
             raise UserError(f"{path} is damaged, or not written by bpe.py: {remedy}") from None
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
+        # "t h" -> (116, 104)
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
         return cls(merges, splitter["pattern"]["Regex"], fingerprint)
 
@@ -236,29 +247,31 @@ class Tokenizer:
 # text: a file, a folder or a glob -> documents -> training and validation (same in every script)
 
 def find(source):
-    """A file, a glob or a folder (all files below it but hidden ones) -> sorted list of paths"""
+    """A file, a glob or a folder (every file below it that is not hidden) -> sorted paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
         paths = (os.path.join(at, name) for at, _, names in os.walk(source) for name in names)
+        # hidden: below source, the name of the file or of a folder begins with a dot
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
     return sorted(filter(os.path.isfile, paths))
 
 def read(source):
-    """-> list of str, a text for each file that find(source) gives"""
+    """-> list of str, the text of each file that find(source) gives, but for empty ones"""
     texts = []
     for path in find(source):
-        with open(path, "rb") as f:                          # bytes: no line end is translated
+        with open(path, "rb") as f:                          # binary: line ends stay as they are
+            # a byte that is not UTF-8 becomes a surrogate, which is encoded as that byte again
             texts.append(f.read().decode("utf-8", "surrogateescape"))
     if not any(texts):
         raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
                         f"and `bash run.sh` fetches a text")
-    return list(filter(None, texts))
+    return [text for text in texts if text]
 
 def split(texts):
-    """list of str -> training, validation: the last 10% of the characters. No model sees those."""
+    """list of str -> training, validation texts: the last 10% of characters, never learned from."""
     cut, train, val = int(0.9 * sum(map(len, texts))), [], []
-    for text in texts:
-        if cut >= 0:
+    for text in texts:                                       # cut: counted from where text begins
+        if cut >= 0:                                         # 0: "", so that train ends with EOT
             train.append(text[:cut])
         if cut < len(text):
             val.append(text[max(cut, 0):])
@@ -270,41 +283,44 @@ def split(texts):
 
 def pick_device(name):
     if name == "auto":
-        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else gpu
+        name = ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.empty(1, device=name).item()
+        torch.empty(1, device=name).item()                   # a device that is missing raises
         return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
-    """list of str -> (N,) int32; documents are joined by <|endoftext|> as an id, never as text."""
-    texts = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
-    parts, ids = [*itertools.chain(*texts)], array(tokenizer.typecode)
+    """list of str -> ids (N,) int32; between two texts stands the id of <|endoftext|>."""
+    documents = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
+    parts = [part for document in documents for part in document]
     encoded = zip(progress("characters tokenised:", parts), spread(tokenizer.encode, parts))
-    for text in texts:
-        for _, new in itertools.islice(encoded, len(text)):
+    ids = array(tokenizer.typecode)
+    for document in documents:
+        for _, new in itertools.islice(encoded, len(document)):        # the next ones are its parts
             ids.extend(new)
         ids.append(tokenizer.eot)
     dtype = torch.uint16 if ids.itemsize == 2 else torch.int32
-    return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none ends after the last
+    return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none after the last text
 
 def load_data(config, tokenizer, block_size):
-    """-> training ids (N,), their last and all validation ids (1 + M,), the text's checksum"""
+    """-> training ids (N,), the last of those and all validation ids (1 + M,), text's checksum"""
     texts = read(config.input)
     data, held_out = (to_ids(tokenizer, part) for part in split(texts))
     if len(data) <= block_size or not len(held_out):
         raise UserError(f"{config.input} is too short: {len(data)} tokens to train on, "
                         f"and a context with the token after it has {block_size + 1}")
     print(f"{config.input}: {len(data):,} tokens to train on, {len(held_out):,} for validation")
+    # the first validation token is predicted, too: from the one before it
     return data, torch.cat((data[-1:], held_out)), checksum(texts)
 
 def bits_per_byte(loss, ids, tokenizer):
-    """Nats per token over all ids but the first -> bits per byte of their text: comparable."""
-    sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
-    n_bytes = max(1, sizes[ids[1:].long().cpu()].sum().item())
-    return loss * (len(ids) - 1) / math.log(2) / n_bytes
+    """Nats per token over ids[1:] -> bits per byte of their text, comparable across tokenizers."""
+    sizes = [len(piece) for piece in tokenizer.pieces]
+    sizes[tokenizer.eot] = 0                                 # <|endoftext|> is no text
+    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long().cpu()].sum().item())
+    return loss * (len(ids) - 1) / math.log(2) / n_bytes     # all nats, in bits, over all bytes
 
 def save(path, saved):
     buffer = io.BytesIO()
@@ -312,23 +328,23 @@ def save(path, saved):
     write(path, buffer.getbuffer())
 
 def load(paths, kind, config, remedy):
-    """-> the dict saved at the first path that is whole, its tokenizer; UserError: nothing fits"""
+    """-> the dict saved at the first path that holds a whole one, its tokenizer; or UserError"""
     for path in paths:
         try:
             with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
                 saved = torch.load(path, map_location="cpu", weights_only=True)
-                if saved["kind"] == kind and not whole.testzip():      # torch checks no checksums
+                if saved["kind"] == kind and not whole.testzip():      # torch does not check
                     break
         except PermissionError:
             raise
-        except Exception:                                    # whatever a damaged file makes of it:
-            pass                                             # the next one, perhaps
-    else:
+        except Exception:                                    # a damaged file may raise anything:
+            pass                                             # try the next one
+    else:                                                    # no break: none was whole
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
         raise UserError(f"{paths[0]} {what}: {remedy}")
     if path != paths[0]:
         print(f"{paths[0]} is damaged or not there: taking {path}", file=sys.stderr)
-    known = {f.name for f in fields(Config)}                 # another version may have had others
+    known = {f.name for f in fields(Config)}                 # another version had other flags
     saved["config"] = {k: value for k, value in saved["config"].items() if k in known}
     name = config.tokenizer if "tokenizer" in given(config) else saved["config"]["tokenizer"]
     tokenizer = Tokenizer.load(name)
@@ -337,7 +353,7 @@ def load(paths, kind, config, remedy):
     return saved, tokenizer
 
 def save_result(path, **result):
-    """The model's row of the ladder, written last: where it is, the model is finished."""
+    """Writes the model's row of the ladder, last of all: where it exists, training is finished."""
     write(path, (json.dumps(result, indent=1) + "\n").encode())
     print("validation: {val_loss:.4f} nats per token, {val_bpb:.4f} bits per byte".format(**result))
 
@@ -346,13 +362,13 @@ def save_result(path, **result):
 
 class Batches(Dataset):
     """
-    Item `step` is that step's whole batch, a pure function of (seed, step): a resumed run has no
-    state to restore and replays nothing. Each epoch cuts the text into windows of block_size ids,
-    starting at another place, and shuffles them.
+    Item `step` is the whole batch of that step, a pure function of (seed, step): a run that goes on
+    has no state to restore and nothing to replay. Each epoch cuts the text into windows of
+    block_size ids, beginning at another place, and shuffles them.
     """
     def __init__(self, ids, block_size, batch_size, seed):
         self.ids, self.block_size, self.batch_size, self.seed = ids, block_size, batch_size, seed
-        self.n_windows = max(1, len(ids) // block_size - 1)
+        self.n_windows = max(1, len(ids) // block_size - 1)  # less one: room to begin elsewhere
         self.starts = functools.lru_cache(2)(self._starts)
 
     def _starts(self, epoch):
@@ -364,7 +380,9 @@ class Batches(Dataset):
 
     def __getitem__(self, step):
         turns = range(step * self.batch_size, (step + 1) * self.batch_size)
+        # turn counts windows since the first step: so many epochs, and so many windows in this one
         at = [self.starts(turn // self.n_windows)[turn % self.n_windows] for turn in turns]
+        # (B, 1) + (T + 1,) -> (B, T + 1)
         rows = self.ids[torch.stack(at)[:, None] + torch.arange(self.block_size + 1)].long()
         return rows[:, :-1], rows[:, 1:]                     # (B, T) ids, (B, T) what follows each
 
@@ -541,17 +559,18 @@ def pick(logits, config, generator):
     if 0 < config.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(config.top_k).values[-1], -math.inf)
     if config.temperature > 0:
-        # the largest of logits / T - log(-log(u)) is i with probability softmax(logits / T)[i]: the
-        # Gumbel-max trick, 10 us where torch.multinomial takes 27
+        # Gumbel-max trick: the largest of logits / T - log(-log(u)) is i with probability
+        # softmax(logits / T)[i]. Here all times T; 10 us, where torch.multinomial takes 27
         u = torch.rand(len(logits), generator=generator)
         logits = logits.sub(u.log_().neg_().log_(), alpha=config.temperature)
     return logits.argmax().item()
 
 def generate(reader, tokenizer, config, ids, generator):
     """
-    Yields the text that follows ids, a str per token, no half characters; ends at <|endoftext|>.
+    Yields the text that follows ids, a str per token; ends at <|endoftext|>.
     reader: a function, (ids to read, list of those seen, which it extends) -> (V,) logits
     """
+    # a token may end within a character: the decoder keeps that half until the rest comes
     decoder, seen = codecs.getincrementaldecoder("utf-8")("replace"), []
     for _ in range(config.max_new_tokens):
         new = pick(reader(ids, seen).cpu(), config, generator)
@@ -561,14 +580,16 @@ def generate(reader, tokenizer, config, ids, generator):
         ids = [new]
 
 def speak(reader, tokenizer, config):
-    """Prints config.num_samples continuations of config.prompt, as they form."""
+    """Prints config.num_samples continuations of config.prompt, token by token as they come."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
     prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):
-        print("-" * 20 + "\n" if n else "", prompt.decode("utf-8", "replace"), sep="", end="")
+        if n > 0:
+            print("-" * 20)
+        print(prompt.decode("utf-8", "replace"), end="")
         for text in generate(reader, tokenizer, config, ids, generator):
             print(text, end="", flush=True)
         print()
@@ -1567,49 +1588,50 @@ def tune(config):
 
 # -----------------------------------------------------------------------------
 # tools: flags from a dataclass, progress, files, all cores (same in every script)
+
 def parse(Config):
-    """sys.argv -> Config: every field is a flag, and what is not a field is an error."""
+    """sys.argv -> Config: every field is a flag, and anything else is an error."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False, argument_default=argparse.SUPPRESS)
     def fail(message):
         raise UserError(f"{message} ({parser.prog} --help lists the flags)")
     parser.error = fail
-    parser.print_help = lambda: print(parser.format_help())  # argparse's own is deaf to `| head`
+    parser.print_help = lambda: print(parser.format_help())  # its own hides a BrokenPipeError
     for f in fields(Config):
         default = "" if f.default in (False, "", -1) else f" (default: {f.default})"
         kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
                 dict(type=f.type, metavar=f.type.__name__.upper()))
         name = "--" + f.name.replace("_", "-")
         parser.add_argument(name, help=f.metadata["help"] + default, **kind)
-    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, whatever it holds
+    if hasattr(sys.stdout, "reconfigure"):                   # each line at once, no character fails
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     typed = vars(parser.parse_args())
     for name, value in typed.items():
-        if type(value) in (int, float) and not abs(value) < 1 << 63:
+        if type(value) in (int, float) and not abs(value) < 1 << 63:   # nan and inf, too
             fail(f"--{name.replace('_', '-')} {value} is no number to work with")
     config = Config(**typed)
-    config.typed = set(typed)
+    config.typed = set(typed)                                # for given()
     return config
 
 def given(config):
-    """-> the names of the fields that were typed; of a Config made by hand, those not at default"""
+    """-> names of the fields that the user set: typed as flags, or, in Python, not the default"""
     changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return getattr(config, "typed", changed)
 
 def progress(what, items, power=1.0):
-    """Yields the items; every 1.5 s a line says how many are done, of texts, tensors how much."""
+    """Yields the items; every 1.5 s prints how many are done, or how much, if they have a len."""
     sizes = [len(item) if hasattr(item, "__len__") else 1 for item in items]
     start = last = time.time()
     for n, item in zip(itertools.accumulate(sizes), items):
         yield item
         if time.time() - last > 1.5:
             last = time.time()
-            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time goes as n ** power
+            eta = (last - start) * ((sum(sizes) / n) ** power - 1)     # time ~ n ** power
             print(f"{what} {n:,} of {sum(sizes):,} | eta {eta:.0f} s")
 
 def write(path, data):
-    """bytes -> file, beside it first, synced, then renamed: a kill leaves the old or the new."""
+    """bytes -> file, by way of path.tmp: a kill leaves the old file or the new one, never half."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path + ".tmp", "wb") as f:
         f.write(data)
@@ -1618,17 +1640,18 @@ def write(path, data):
     os.replace(path + ".tmp", path)
 
 def spread(work, pieces):
-    """Yields work(piece) for each, in order; for some MB of text in processes, as many as cores."""
+    """Yields work(piece) for each, in order; 2 MB of text or more, on Linux, take up to 8 cores."""
     if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
-        return (yield from map(work, pieces))                # forks are unsafe on macOS, in threads
+        return (yield from map(work, pieces))                # fork is unsafe on macOS, with threads
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
-    some = 1 + len(pieces) // 100
-    parts, pipes = [pieces[n:n + some] for n in range(0, len(pieces), some)], []
-    def child(core, pipe):                                   # a copy of this process and all it has
-        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the first process
-        os.closerange(3, pipe.fileno())                      # if that one ends, sending fails
+    some = 1 + len(pieces) // 100                            # up to 100 parts, of some pieces each
+    parts = [pieces[n:n + some] for n in range(0, len(pieces), some)]
+    pipes = []
+    def child(core, pipe):                                   # forked: a copy, with all that is here
+        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
+        os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
-            for part in parts[core::cores]:
+            for part in parts[core::cores]:                  # every child takes its turns
                 pipe.send([*map(work, part)])
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
@@ -1638,8 +1661,8 @@ def spread(work, pieces):
     for n, part in enumerate(parts):
         try:
             results = pipes[n % cores].recv()
-        except EOFError:                                     # it was killed, or work() raised
-            results = map(work, part)
+        except EOFError:                                     # a child was killed, or work() raised
+            results = map(work, part)                        # do it here, where an error is seen
         yield from results
 
 # -----------------------------------------------------------------------------
@@ -1654,7 +1677,7 @@ def main():
     (asked or [train])[0](config)
 
 if __name__ == "__main__":
-    if "kernel_launcher" in sys.argv[0]:                     # pasted into a notebook: not our argv
+    if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
         print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
     else:
         main()
