@@ -632,7 +632,7 @@ def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
 def plot(config):
     """Prints and draws the most frequent pairs: how likely they are as counted, and as learned."""
     model, tokenizer, saved = trained(config)
-    V, name = tokenizer.vocab_size, [*map(visible, tokenizer.pieces)]
+    V, names = tokenizer.vocab_size, [visible(piece) for piece in tokenizer.pieces]
     source = config.input if "input" in given(config) else saved["config"]["input"]
     data, _, text = load_data(replace(config, input=source), tokenizer, 1)
     if text != saved["text"]:
@@ -641,18 +641,16 @@ def plot(config):
     def chances(now, after):                                 # -> (2, N): p(after | now), both ways
         learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
         return torch.stack((counted.log_probs(now, after), learned)).exp()
-    often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
+    often = counted.counts.argsort(descending=True, stable=True)
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
     print(f"{'pair':>21}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
     for x, y, n, (p, q) in zip(now, after, times, chances(now[:15], after[:15]).T):
-        print(f"{name[x]:>10} {name[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
-    rows, columns = {}, {}                                   # of the most frequent pairs, 20 each
-    for x, y in zip(now.tolist(), after.tolist()):
-        if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
-            rows[x], columns[y] = name[x], name[y]
-    pairs = torch.tensor([*itertools.product(rows, columns)])
+        print(f"{names[x]:>10} {names[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
+    rows, columns = ([*dict.fromkeys(ids.tolist())][:20] for ids in (now, after))
+    pairs = torch.cartesian_prod(torch.tensor(rows), torch.tensor(columns))
     tables = chances(*pairs.T).view(2, len(rows), len(columns))
-    picture(place(config, "pairs.png"), draw_pairs, tables, rows, columns)
+    picture(place(config, "pairs.png"), draw_pairs, tables, [names[x] for x in rows],
+            [names[y] for y in columns])
 
 def draw_pairs(figure, tables, rows, columns):
     figure.set_size_inches(14, 7)
@@ -660,7 +658,7 @@ def draw_pairs(figure, tables, rows, columns):
     for axes, p, how in zip(panels, tables, ("counted", "learned")):
         cells = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in p]
         image = heat_map(axes, f"{how}: how often, in %, the column's token follows the row's", p,
-                         rows.values(), columns.values(), cells, darkest=0.3)
+                         rows, columns, cells, darkest=0.3)
     figure.colorbar(image, ax=panels, shrink=0.5, extend="max")
 
 # -----------------------------------------------------------------------------

@@ -3,23 +3,23 @@
 # dependencies = ["torch", "regex", "wandb"]
 # ///
 """
-gpt.py: a transformer, from a text and a tokenizer to one that speaks.
+gpt.py: a transformer, from a text and a tokenizer to a model that speaks.
 
     python gpt.py                                    # train on input.txt, or go on where it stopped
     python gpt.py --max-steps 4000                   # go on with a finished run
     python gpt.py --sample --prompt "ROMEO:"         # speak
-    python gpt.py --run my-gpt                       # with a W&B key: go on with it on any machine
+    python gpt.py --run my-gpt                       # with a W&B key: train it on any machine
     python gpt.py --explain "To be, or not to be"    # see what happens to a text, stage by stage
     python gpt.py --plot                             # see the curves, also while it trains
     python gpt.py --tune 20                          # search for better settings
 
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A
-run that is killed goes on where it was: what a step does depends on the weights, the seed and its
-number alone.
+killed run goes on where it was: what a step does depends only on the state before it, the seed and
+its number.
 """
 import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib, io
 import itertools, json, math, multiprocessing, netrc, os, queue, random, re, shlex, shutil, signal
-import sys, threading, time, urllib.parse, warnings, zipfile, zlib
+import sys, tempfile, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -76,7 +76,7 @@ def plainly(function):
 # config
 
 def preset(cpu, gpu, help):
-    """A flag whose default, -1, stands for the device's: 140 s on two cores, 10 minutes on a T4."""
+    """A flag whose default, -1, means the device's own: 140 s on two cores, 10 minutes on a T4."""
     help = f"{help} (default: {cpu}, on a gpu {gpu})"
     return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
 
@@ -84,36 +84,36 @@ def preset(cpu, gpu, help):
 class Config:
     input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
     tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
-    out_dir: str = flag("out", "folder for what this script makes, in gpt/ there")
+    out_dir: str = flag("out", "folder for all results; this script's go to gpt/ there")
     seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
-    fresh: bool = flag(False, "start anew; the run that is there moves to gpt-old-N")
+    fresh: bool = flag(False, "start anew; the existing run moves to gpt-old-N")
     # model
     n_layer: int = preset(4, 6, "blocks")
     n_head: int = preset(2, 6, "attention heads")
-    n_kv_head: int = flag(0, "heads of keys and values; 0: as many as n_head, fewer are shared")
+    n_kv_head: int = flag(0, "heads of keys and values; 0: n_head; with fewer, queries share them")
     n_embd: int = preset(128, 384, "width C of the residual stream")
     n_hidden: int = flag(0, "width of the MLP; 0: 3 x n_embd")
     block_size: int = preset(128, 256, "context T, in tokens")
     dropout: float = preset(0.0, 0.2, "share of activations dropped in training")
     # training
-    max_steps: int = preset(1400, 2000, "training steps; a larger number prolongs a finished run")
+    max_steps: int = preset(1400, 2000, "training steps; a larger number extends a finished run")
     batch_size: int = preset(12, 64, "rows of T tokens per step")
-    grad_accum: int = flag(1, "pieces a batch is computed in: the same steps in less memory")
+    grad_accum: int = flag(1, "pieces to compute a batch in: the same steps in less memory")
     matrix_lr: float = flag(0.02, "learning rate of the matrices (Muon)")
     vector_lr: float = flag(0.003, "learning rate of embeddings and gains (AdamW)")
     weight_decay: float = flag(0.1, "pull of the matrices towards zero")
-    warmup: int = preset(20, 100, "steps in which the learning rate rises")
-    decay: float = flag(0.5, "share of all steps, the last, in which it falls to zero")
+    warmup: int = preset(20, 100, "steps over which the learning rate rises")
+    decay: float = flag(0.5, "share of the steps, at the end, over which it falls to zero")
     average: float = preset(0.98, 0.99, "weights are averaged over about 1 / (1 - this) steps")
-    eval_every: int = flag(200, "steps between evaluations, which are checkpoints, too")
+    eval_every: int = flag(200, "steps between evaluations, each with a checkpoint")
     dtype: str = flag("auto", "bf16, fp16 or fp32; auto: what the device computes well")
     compile: bool = flag(False, "torch.compile the model: slower to start, then faster")
     # tracking
-    run: str = flag("", "name at W&B, [entity/project/]name; empty: of the text's name and content")
+    run: str = flag("", "name at W&B, [entity/project/]name; empty: from the text's name and hash")
     wandb: str = flag("auto", "auto: online with a key, else recorded in out_dir; offline; off")
     upload_minutes: float = flag(15.0, "minutes between uploads of the checkpoint")
-    max_minutes: float = flag(0.0, "end the session in good order after so many; 0: never")
+    max_minutes: float = flag(0.0, "save and stop after so many minutes; 0: never")
     sync: bool = flag(False, "bring out_dir and W&B to the same state, instead of training")
     # sampling
     sample: bool = flag(False, "generate text with the saved model, instead of training")
@@ -126,8 +126,8 @@ class Config:
     explain: str = flag("", "walk this text through the model, stage by stage, and draw it")
     plot: bool = flag(False, "draw the curves of the run, also while it trains")
     tune: int = flag(0, "search for better settings with this many short runs")
-    trial_seconds: int = flag(60, "seconds of training in each of them")
-    sweep: str = flag("", "ID of a W&B sweep on another machine, to take part in")
+    trial_seconds: int = flag(60, "seconds of training in each run of --tune")
+    sweep: str = flag("", "ID of a W&B sweep to join, started on another machine")
 
 # -----------------------------------------------------------------------------
 # tokenizer: text -> chunks -> bytes -> ids, and back (same in every script)
@@ -394,7 +394,7 @@ def mix(seed, step):
 
 def linear(n_in, n_out):
     layer = nn.Linear(n_in, n_out, bias=False)
-    nn.init.normal_(layer.weight, std=0.5 * n_in ** -0.5)
+    nn.init.normal_(layer.weight, std=0.5 * n_in ** -0.5)    # an input of size 1 gives size 0.5
     return layer
 
 class Norm(nn.Module):
@@ -407,30 +407,30 @@ class Norm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 def rotate(x, cos, sin):
-    """Turns pairs (x1, x2) of (B, nh, T, hs) by angles that grow with t. arXiv:2104.09864"""
+    """RoPE: turns pairs (x1, x2) of (B, nh, T, hs) by angles that grow with t. arXiv:2104.09864"""
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 class Attention(nn.Module):
-    """Each token looks back: query times key says at which others, value what is there."""
+    """Each token looks back: query times key says at which tokens, value what it finds there."""
     def __init__(self, config):
         super().__init__()
         C, self.nh, self.nkv = config.n_embd, config.n_head, config.n_kv_head
         self.hs = C // self.nh
         self.q_proj, self.o_proj = linear(C, C), linear(C, C)
         self.k_proj, self.v_proj = linear(C, self.nkv * self.hs), linear(C, self.nkv * self.hs)
-        self.q_norm, self.k_norm = Norm(self.hs), Norm(self.hs)        # bounds query times key
+        self.q_norm, self.k_norm = Norm(self.hs), Norm(self.hs)        # QK-norm: bounds query x key
 
     def forward(self, x, cos, sin):
         B, T, C = x.shape
         projections = self.q_proj, self.k_proj, self.v_proj
+        # q (B, nh, T, hs), k and v (B, nkv, T, hs)
         q, k, v = (proj(x).view(B, T, -1, self.hs).transpose(1, 2) for proj in projections)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-                                                             # (B, nh, T, hs), (B, nkv, T, hs) twice
-        if self.nkv < self.nh:                               # each key serves nh / nkv queries
+        if self.nkv < self.nh:                               # GQA: one key for nh / nkv queries
             k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
         attend = functools.partial(F.scaled_dot_product_attention, is_causal=True)
-        if x.device.type == "cpu":                           # 67 ms a step; attention in bf16: 95
+        if x.device.type == "cpu":                           # fp32 here: 67 ms a step; in bf16 95
             with torch.autocast("cpu", enabled=False):
                 y = attend(q.float(), k.float(), v.float())  # (B, nh, T, hs)
         else:
@@ -438,7 +438,7 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(B, T, C))
 
 class MLP(nn.Module):
-    """What a token makes of what it has gathered: SwiGLU, one gates another. arXiv:2002.05202"""
+    """Each token thinks on what it gathered. SwiGLU: one layer gates another. arXiv:2002.05202"""
     def __init__(self, config):
         super().__init__()
         C, hidden = config.n_embd, config.n_hidden
@@ -449,7 +449,7 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 class Block(nn.Module):
-    """Gather, then think; each adds to the residual stream: at first, from zeros, nothing."""
+    """Gather, then think; each adds to the residual stream (at first nothing: zero weights)."""
     def __init__(self, config):
         super().__init__()
         self.attn_norm, self.attn = Norm(config.n_embd), Attention(config)
@@ -466,7 +466,7 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
-        self.embd = nn.Embedding(vocab_size, config.n_embd)  # tied: the last layer's, too
+        self.embd = nn.Embedding(vocab_size, config.n_embd)  # tied: the output layer's, too
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = Norm(config.n_embd)
@@ -477,7 +477,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> (B, T, V) logits; with targets (B, T), -1: none, the sum of their nats"""
+        """(B, T) ids -> (B, T, V) logits; with targets (B, T; -1: none), the summed loss in nats"""
         T = idx.shape[1]
         x = self.dropout(self.embd(idx))                     # (B, T, C)
         for block in self.blocks:
@@ -491,18 +491,19 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def reader(self):
         """
-        -> a function, (ids to read, list of those seen, which it extends) -> (V,) logits of the
-        next. It keeps keys and values of what it has seen; at block_size the first half goes.
+        -> read_on: (ids to read, list of ids already seen, which it extends) -> (V,) logits of the
+        next. It keeps the keys and values of all it has seen (the KV cache), so that each token is
+        computed once; when block_size is full, it starts again from the last half.
 
-        It is forward() for one token, where only the number of operations counts: matrices with the
-        same input are joined, the norms' gains are in them, what is made lands where it is kept.
-        RMSNorm of x is LayerNorm of (x, -x): queries and keys are made as (x1, x2, -x2, -x1), from
-        which rotate() is a product and a sum.
+        This is forward() for one token, where only the number of operations counts: matrices with
+        the same input are joined and include the norms' gains, results are written straight into
+        the cache. RMSNorm of x is LayerNorm of (x, -x), whose mean is 0: queries and keys are made
+        as (x1, x2, -x2, -x1), and rotate() becomes a product and a sum.
         """
         c, E = self.config, self.embd.weight
         T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
         L, hs, n = c.n_layer, C // nh, nh + nkv
-        def columns(matrix):                                 # products take 80 us a token, not 95
+        def columns(matrix):                                 # by columns: 80 us a token, not 95
             return matrix.T.contiguous().T
         matrices, gains = [], []
         for block in self.blocks:
@@ -516,37 +517,38 @@ class GPT(nn.Module):
         head, gain = columns(E * self.norm.weight), torch.stack(gains).view(L, 1, n, hs)
         cos, sin = self.cos.repeat(1, 2)[:, None], torch.cat((self.sin, -self.sin), 1)[:, None]
         turns = torch.stack((cos * gain, sin * gain.roll(hs // 2, -1)), 3)     # (L, T, n, 2, hs)
-        made = torch.empty(L, T, len(qkv), device=E.device)  # queries, keys, values of each token,
-        turned = torch.empty(L, T, n, hs, device=E.device)   # the first two normed and rotated
+        made = torch.empty(L, T, len(qkv), device=E.device)  # each token's queries, keys, values;
+        turned = torch.empty(L, T, n, hs, device=E.device)   # the first two, normed and rotated
         qk, v = made.split((2 * n * hs, nkv * hs), 2)
+        # by position: what is token t's own; the keys and values (1, nkv, T, hs), read up to t
         here = made, qk.view(L, T, n, 2, hs), turns, turned, turned[:, :, None, :nh, None]
         past = turned[:, :, nh:].transpose(1, 2)[:, None], v.view(L, 1, T, nkv, hs).transpose(2, 3)
         thought = torch.empty(2 * c.n_hidden, device=E.device)
         gate, up = thought.chunk(2)
 
-        @functools.cache                                     # 20 us a token, were it made each time
-        def layers(t):                                       # -> what position t needs, by layer
+        @functools.cache                                     # made anew they take 20 us a token
+        def layers(t):                                       # -> position t's views of all that
             return [*zip(matrices, *(kept.select(1, t).unbind() for kept in here),
                          *(kept.narrow(3, 0, t + 1).unbind() for kept in past))]
 
-        def times_norm(matrix, x, out):                      # matrix @ RMSNorm(x), less its gain
+        def times_norm(matrix, x, out):                      # matrix @ RMSNorm(x), its gain apart
             return out.addmv_(matrix, x, beta=0, alpha=(x.dot(x).item() / C + 1e-6) ** -0.5)
 
         @torch.inference_mode()
         def read_on(ids, seen):
-            if len(seen) + len(ids) > T:                     # the last half again, from position 0
+            if len(seen) + len(ids) > T:                     # full: the last half again, from 0
                 ids = [*seen, *ids][-max(1, T // 2):]
                 seen.clear()
             for i in ids:
                 x = E[i].clone()                             # (C,)
                 for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(len(seen)):
-                    times_norm(qkv, x, out=made)
+                    times_norm(qkv, x, out=made)             # the value is in the cache now
                     x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)             # (n, 2, hs)
-                    torch.sum(x1x2.mul_(turn), 1, out=turned)
+                    torch.sum(x1x2.mul_(turn), 1, out=turned)                  # and the key
                     y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
-                    x.addmv_(o, y.flatten())
+                    x.addmv_(o, y.flatten())                 # x + attention
                     times_norm(gate_up, x, out=thought)
-                    x.addmv_(down, F.silu(gate).mul_(up))
+                    x.addmv_(down, F.silu(gate).mul_(up))    # x + mlp
                 seen.append(i)
             return times_norm(head, x, out=E.new_empty(len(E)))
         return read_on
@@ -603,19 +605,20 @@ METRICS = ("step", "loss", "matrix_lr", "vector_lr", "grad_norm", "scale", "ms",
            "tokens_per_second", "seconds", "val_loss", "val_bpb", "sample")
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "block_size", "batch_size")
 NAMES = [f.name for f in fields(Config)]
-# what a session decides anew; all else a run keeps, unless typed
+# what each session decides for itself; all else the run keeps, unless typed
 SESSION = {"out_dir", "device", "fresh", "compile", *NAMES[NAMES.index("wandb"):]}
 
 def settle(config, kept, device):
-    """Every value decided: as typed, as the run that goes on has it (kept), or by the preset."""
+    """-> config, every value decided: as typed, else as in the run resumed (kept), else preset."""
     values = {f.name: f.metadata["preset"][device.type != "cpu"] for f in fields(config)
               if "preset" in f.metadata and getattr(config, f.name) == -1}
     values |= {name: kept[name] for name in kept.keys() - SESSION - given(config)}
     c = replace(config, **values)
     c.n_kv_head, c.n_hidden = c.n_kv_head or c.n_head, c.n_hidden or 3 * c.n_embd
-    for name in ("run", "seed", *SHAPE):                     # what no run can change
-        if kept.get(name, "") not in (getattr(c, name), ""):
-            raise UserError(f"--{name} is {kept[name]} in this run: {ANEW}".replace("_", "-"))
+    for name in ("run", "seed", *SHAPE):                     # what a run can never change
+        was = kept.get(name, "")                             # "": no run, or one without a name
+        if was not in ("", getattr(c, name)):
+            raise UserError(f"--{name} is {was} in this run: {ANEW}".replace("_", "-"))
     least = dict.fromkeys([*SHAPE, "grad_accum", "max_steps", "eval_every"], 1)
     least |= dict.fromkeys(["warmup", "matrix_lr", "vector_lr", "weight_decay"], 0)
     for name, low in least.items():
@@ -629,9 +632,9 @@ def settle(config, kept, device):
 
 class Muon(torch.optim.Optimizer):
     """
-    Momentum, orthogonalised: the step turns a matrix in all directions alike, also those that few
-    examples ask for. https://kellerjordan.github.io/posts/muon. Matrices of one shape share their
-    products: 8 ms of a step of 70 on two cores, where torch.optim.Muon takes 20.
+    Momentum, orthogonalised: a step moves a matrix equally far in all directions, even those that
+    few examples ask for (https://kellerjordan.github.io/posts/muon). Matrices of one shape go
+    through it as one stack: 8 ms of a 70 ms step on two cores, where torch.optim.Muon takes 20.
     """
     def __init__(self, matrices, weight_decay):
         super().__init__(matrices, dict(lr=0.0, weight_decay=weight_decay))
@@ -644,24 +647,25 @@ class Muon(torch.optim.Optimizer):
         for (n, m), ps in shapes.items():
             x = torch.stack([p.grad for p in ps])            # (matrices, n, m)
             momentum = self.state[ps[0]].setdefault("momentum", torch.zeros_like(x))
-            momentum.lerp_(x, 0.05)
+            momentum.lerp_(x, 0.05)                          # 0.95 of the old, 0.05 of the new
             x = orthogonal(x.lerp_(momentum, 0.95))          # Nesterov: look one step ahead
             torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
+            # a tall matrix spreads the same step over more outputs: sqrt(n / m) makes up for that
             torch._foreach_add_(ps, list(x), alpha=-group["lr"] * max(1, n / m) ** 0.5)
 
 def orthogonal(x):
-    """(b, n, m) -> each matrix's U S V^T without its S, nearly: five steps of Newton-Schulz."""
-    if x.shape[1] > x.shape[2]:                              # the smaller products
+    """(b, n, m) -> for each matrix U S V^T about U V^T, by five steps of Newton-Schulz"""
+    if x.shape[1] > x.shape[2]:                              # makes y @ y.mT the smaller square
         return orthogonal(x.mT).mT
-    y = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    y = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)        # now no singular value s is above 1
     y = y.bfloat16() if pick_dtype("auto", x.device) == "bf16" else y
-    for _ in range(5):
+    for _ in range(5):                                       # s -> 3.4445s - 4.7750s^3 + 2.0315s^5
         A = y @ y.mT
         y = torch.baddbmm(y, torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315), y, beta=3.4445)
     return y.to(x.dtype)
 
 def pick_dtype(name, device):
-    """By capability; torch's is_bf16_supported() says yes on a T4, too, which only emulates it."""
+    """By capability: torch's is_bf16_supported() says yes even on a T4, which only emulates it."""
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
@@ -675,14 +679,14 @@ def decay_start(config):
     return config.max_steps - int(config.decay * config.max_steps)
 
 def lr_at(step, config):
-    """0..1: up, level, down. Until then nothing depends on max_steps: runs can be prolonged."""
+    """0..1: up, level, down. Until it falls nothing depends on max_steps: runs can be extended."""
     down = (config.max_steps - step) / max(1, config.max_steps - decay_start(config))
     return min((step + 1) / (config.warmup + 1), 1.0, down)
 
 class Learner:
     """
-    A model that learns: Muon for its matrices, AdamW for the rest, a running average of its weights
-    that is evaluated, saved and sampled from. parts: all that is saved, and goes on from there.
+    A model that learns: Muon for its matrices, AdamW for the rest, and a running average of the
+    weights, which is what we evaluate and sample from. parts: what a checkpoint has to hold.
     """
     def __init__(self, config, vocab_size, device):
         torch.manual_seed(config.seed)
@@ -702,16 +706,16 @@ class Learner:
                           adamw=self.adamw, scaler=self.scaler)
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         if device.type == "cpu" and hasattr(libc, "mallopt"):
-            libc.mallopt(-1, 1 << 30)                        # M_TRIM_ and M_MMAP_THRESHOLD: memory
-            libc.mallopt(-3, 1 << 25)                        # stays ours, 53 ms a step, not 59
+            libc.mallopt(-1, 1 << 30)                        # M_TRIM_ and M_MMAP_THRESHOLD: keep
+            libc.mallopt(-3, 1 << 25)                        # freed memory, 53 ms a step, not 59
 
     def restore(self, saved):
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
-        self.muon.param_groups[0]["weight_decay"] = self.config.weight_decay   # it may be typed
+        self.muon.param_groups[0]["weight_decay"] = self.config.weight_decay   # if typed anew
 
     def compile(self, x, y):
-        """torch.compile fails at the first use, if it fails: that is here."""
+        """If torch.compile fails, it fails at the first use: so use it here."""
         try:
             forward = torch.compile(self.model)
             with self.autocast:
@@ -723,12 +727,12 @@ class Learner:
             self.model.zero_grad()
 
     def step(self, step, x, y):
-        """(B, T) ids, (B, T) what follows each -> what metrics.csv says of this step"""
+        """(B, T) ids, (B, T) the id after each -> what metrics.csv says about this step"""
         c, loss = self.config, torch.zeros((), device=self.device)
-        torch.manual_seed(mix(c.seed, step))                 # dropout, a function of (seed, step)
+        torch.manual_seed(mix(c.seed, step))                 # dropout depends on (seed, step) alone
         for xs, ys in zip(x.chunk(c.grad_accum), y.chunk(c.grad_accum)):
             with self.autocast:
-                part = self.forward(xs, ys) / y.numel()
+                part = self.forward(xs, ys) / y.numel()      # its share of the batch's mean
             self.scaler.scale(part).backward()
             loss += part.detach()
         share = lr_at(step, c)
@@ -740,7 +744,7 @@ class Learner:
         if (loss + norm).isfinite():                         # an overflow skips both optimisers
             self.scaler.step(self.muon)
             self.scaler.step(self.adamw)
-            with torch.no_grad():                            # a short memory at first
+            with torch.no_grad():                            # with a shorter memory at first
                 torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()),
                                      1 - min(c.average, step / (step + 10)))
         self.scaler.update()
@@ -758,14 +762,14 @@ def evaluate(model, ids, batch_size):
         return sum(model(xs, ys).double() for xs, ys in rows).item() / n
 
 def taste(model, tokenizer, config, n_tokens=24):
-    """-> a short sample, always of the same seed, on one line"""
+    """-> a short sample, always with the same seed, as JSON: one line"""
     config, newline = replace(config, max_new_tokens=n_tokens), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
     words = generate(model.reader(), tokenizer, config, newline, generator)
     return json.dumps("".join(words), ensure_ascii=False)
 
 def open_metrics(path, step):
-    """-> the csv, opened to go on at `step`: without later rows, and one that a kill has torn"""
+    """-> the csv, opened to go on at `step`: later rows, and one torn by a kill, are dropped"""
     rows = [",".join(METRICS).encode() + b"\n"]
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
         rows += [row for row in f if re.match(rb"\d+,.*\n", row) and int(row.split(b",")[0]) < step]
@@ -773,18 +777,19 @@ def open_metrics(path, step):
     return open(path, "a", buffering=1, encoding="utf-8")
 
 def catch_signals():
-    """-> a list that the first Ctrl-C or SIGTERM puts its number in, the handlers to restore"""
+    """-> a list to which Ctrl-C and SIGTERM append their numbers, the handlers to restore"""
     caught, before = [], {}
     def catch(signum, frame):
         caught.append(signum)
-        if signum == signal.SIGINT:                          # a second Ctrl-C is not for us
+        if signum == signal.SIGINT:                          # a second Ctrl-C ends it at once
             signal.signal(signum, before[signum])
     if threading.current_thread() is threading.main_thread():
-        before.update({s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)})
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, catch)
     return caught, before
 
 def begin(config, device, loaded=None):
-    """-> the config, all decided, the tokenizer, what load_data gives, what the run has saved"""
+    """-> config, every value decided; tokenizer; what load_data() gives; the checkpoint, or {}"""
     paths = [os.path.join(config.out_dir, "gpt", name) for name in ("state.pt", "stable.pt")]
     config = config if config.fresh else fetch(config)
     if config.fresh or not any(map(os.path.exists, paths)):
@@ -797,21 +802,22 @@ def begin(config, device, loaded=None):
     if saved and saved["text"] != data[2]:
         raise UserError(f"{paths[0]} has learned another text: {ANEW}")
     before = replace(config, **kept)
+    # a new --max-steps or --decay moves the step at which the learning rate begins to fall
     if (config.max_steps, config.decay) != (before.max_steps, before.decay):
         down, was = decay_start(config), decay_start(before)
         if down < min(was, saved["step"]):
             raise UserError(f"step {saved['step']} is past {down}, where the learning rate would "
                             f"have begun to fall: a larger --max-steps, or {ANEW}")
-        if saved["step"] > was:                              # it has fallen: back to its start
+        if saved["step"] > was:                              # it was falling: back to stable.pt
             saved, _ = load(paths[1:], "gpt", config, ANEW)
             saved["branch"] += 1
     return config, tokenizer, data, saved
 
 def alone(folder):
-    """-> a file, locked while it is open: two at once would spoil each other's checkpoints"""
+    """-> a lock, held while open: two runs in a folder would spoil each other's checkpoints"""
     os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
     lock = open(folder + ".lock", "w", encoding="utf-8")
-    with contextlib.suppress(ImportError):                   # Windows
+    with contextlib.suppress(ImportError):                   # Windows has no fcntl
         import fcntl
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -823,8 +829,8 @@ def alone(folder):
     return lock
 
 @plainly
-def train(config, loaded=None, report=None):
-    """Config -> GPT with averaged weights, saved in out_dir/gpt; goes on with the run there is."""
+def train(config, loaded=None, report=None):                 # the last two are for tune()
+    """Config -> GPT with averaged weights, saved in out_dir/gpt; resumes the run that is there."""
     started, device = time.time(), pick_device(config.device)
     at = functools.partial(os.path.join, config.out_dir, "gpt")
     lock = alone(at())
@@ -839,16 +845,17 @@ def train(config, loaded=None, report=None):
         step, best, vals, seconds = (saved[name] for name in ("step", "best", "vals", "seconds"))
         if step == config.max_steps and {"model.pt", "result.json"} <= {*os.listdir(at())}:
             print(f"finished at step {step}: --sample speaks, --max-steps {2*step} goes on, {ANEW}")
-            send(config)                                     # what a kill has left unsent
+            send(config)                                     # what a killed session did not send
             return average
         print(f"going on at step {step} of {config.max_steps}")
         if saved["numerics"] != numerics:
             print(f"continues, not bit for bit: {saved['numerics']} -> {numerics}")
     identity = dict(kind="gpt", config=asdict(config), tokenizer=tokenizer.fingerprint, text=text,
                     branch=saved.get("branch", 0), step=step, numerics=numerics)
-    identity["origin"] = about(saved or identity)["origin"]
+    identity["origin"] = about(saved or identity)["origin"]  # the same wherever the run goes on
     facts = about(identity)
     def checkpoint(name):
+        """Saves all that the run needs to go on, but never weights that are broken."""
         if not math.isfinite(evaluate(model, held_out[:config.block_size + 1], 1)):
             raise UserError(f"the loss is not finite: {CALMER}")
         states = {name: part.state_dict() for name, part in learner.parts.items()}
@@ -858,14 +865,16 @@ def train(config, loaded=None, report=None):
         save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
     if config.fresh and os.path.exists(at()):
-        old = (f"{at()}-old-{n}" for n in itertools.count(1))
-        os.rename(at(), next(path for path in old if not os.path.exists(path)))
+        n = 1
+        while os.path.exists(f"{at()}-old-{n}"):
+            n += 1
+        os.rename(at(), f"{at()}-old-{n}")
     if os.path.exists(at("result.json")):
         os.remove(at("result.json"))                         # no longer finished
-    if saved:                                                # else the loop begins with it
+    if saved:                                                # at step 0 the loop begins with it
         checkpoint("state.pt")
     if "weights" in best:
-        save_best()                                          # the one that this state knows of
+        save_best()                                          # the file may be ahead of this state
 
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
@@ -877,7 +886,8 @@ def train(config, loaded=None, report=None):
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     if config.compile:
         learner.compile(*batches[0])
-    shown, bad, beside = (0.0, step, seconds), 0, time.time() - seconds
+    shown, bad = (0.0, step, seconds), 0                     # shown: as of the last progress line
+    entered, trained_before = time.time(), seconds
     metrics = open_metrics(at("metrics.csv"), step)
     track = Track(config, "gpt", facts, rows_of(at("metrics.csv")))
     def record(row):
@@ -891,12 +901,13 @@ def train(config, loaded=None, report=None):
                 print(f"stopped at step {step}, saved: the same command goes on")
                 break
 
-            # at the top of a step: save, evaluate, show
+            # at the top of a step: save, evaluate, show. What a kill cuts off after a state.pt is
+            # done again from there: later rows are dropped, model.pt is what that state knows
             row, last = {"step": step}, step == config.max_steps
             if step == decay_start(config):
                 checkpoint("stable.pt")
             if step % config.eval_every == 0 or last:
-                checkpoint("state.pt")                       # first: a resumed run evaluates again
+                checkpoint("state.pt")                       # first: if killed here, evaluate again
                 val = evaluate(average, held_out, config.batch_size)
                 row |= {"val_loss": val, "val_bpb": bits_per_byte(val, held_out, tokenizer)}
                 vals = [*vals, val][-4:]
@@ -908,13 +919,14 @@ def train(config, loaded=None, report=None):
                       f"{row['val_bpb']:.4f} bits per byte | {row['sample']}")
                 if report:
                     report(row)
-                if len(vals) == 4 and vals == sorted(set(vals)):
+                if len(vals) == 4 and vals[0] < vals[1] < vals[2] < vals[3]:
                     print("warning: validation has risen three times: more text, more --dropout or "
                           "fewer --max-steps would help")
             if last:
                 record(row)
+                beside = time.time() - entered - (seconds - trained_before)
                 print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
-                      f"{time.time() - beside - seconds:.0f} s beside it")
+                      f"{beside:.0f} s more")
                 save_result(at("result.json"), model="GPT", parameters=n_params, seconds=seconds,
                             val_loss=best["val_loss"], val_bpb=best["val_bpb"], text=text,
                             tokenizer=tokenizer.fingerprint)
@@ -949,7 +961,7 @@ def train(config, loaded=None, report=None):
         track.end()
         lock.close()
     if config.tune and signal.SIGINT in stop:
-        raise KeyboardInterrupt                              # ends the search, in a notebook, too
+        raise KeyboardInterrupt                              # ends the search, also in a notebook
     if stop and not hasattr(builtins, "__IPYTHON__"):
         sys.exit(128 + stop[0])
     if os.path.exists(at("result.json")) and not stop and not config.tune:
@@ -976,7 +988,7 @@ def trained(config):
     paths = [os.path.join(folder, name) for name in ("model.pt", "state.pt")]
     saved, tokenizer = load(paths, "gpt", config, "`python gpt.py` trains one")
     model = GPT(Config(**saved["config"]), tokenizer.vocab_size)
-    model.load_state_dict(saved.get("average", saved["weights"]))      # a checkpoint has both
+    model.load_state_dict(saved.get("average", saved["weights"]))      # only state.pt has both
     return model.eval(), tokenizer
 
 @plainly
@@ -984,330 +996,6 @@ def sample(config):
     """Speaks with the weights that were best on validation."""
     model, tokenizer = trained(config)
     speak(model.to(pick_device(config.device)).reader(), tokenizer, config)
-
-# -----------------------------------------------------------------------------
-# tracking: Weights & Biases gets what is written in out_dir, and never holds it up
-
-BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
-DONE = ["metrics.csv", "result.json"]
-FILES = {"tokenizer": {}, **{name: {name: ["model.pt", *DONE]} for name in BIGRAMS},
-         "gpt": {"gpt-state": ["state.pt", "stable.pt", *DONE], "gpt": ["model.pt"]}}    # in order
-LATER = {"max_steps", "decay", "step"}                       # may change: it stays the same run
-
-def connect(config):
-    """-> W&B's API. None: it is not to be asked, without a key or --wandb auto."""
-    if config.wandb not in ("auto", "offline", "off"):
-        raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
-    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false",
-                      WANDB_SERVICE="")                      # a notebook's that runs !python gpt.py
-    wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    key = os.environ.get("WANDB_API_KEY")
-    with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
-        saved = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
-        key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
-    if not (wanted and key):
-        return None
-    try:
-        import wandb
-        return wandb.Api(timeout=8)                          # it asks who we are
-    except Exception as error:                               # theirs, of any kind
-        if type(error) is ModuleNotFoundError and not config.run:
-            return None
-        raise OSError(f"{url} does not answer, refuses the key, or wandb is not installed (--wandb "
-                      f"off does without): {brief(error)}") from None
-
-def latest(api, path):
-    """-> the newest version of an artifact; None: there is none. What else fails is an OSError."""
-    try:
-        return api.artifact(path + ":latest")
-    except Exception as error:
-        if "not found" not in str(error):                    # artifact_exists(): any error is a no
-            raise OSError(f"{path}: {brief(error)}") from None
-
-def download(api, path, folder):
-    """An artifact -> its files in folder, whole, and as they were sent. False: there is none."""
-    if not (artifact := latest(api, path)):
-        return False
-    root = os.path.join(folder, ".download")
-    for _ in range(2):                                       # what a kill has left fails only once
-        try:
-            artifact.download(root, skip_cache=True)
-            artifact.verify(root)
-            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # that one last
-                os.replace(os.path.join(root, name), os.path.join(folder, name))
-            return True
-        except Exception as error:                           # theirs, of any kind
-            why = brief(error)
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-    raise OSError(f"{path} arrives damaged, or not at all, twice ({why}): delete that version, or "
-                  "choose another --run")
-
-def run_path(config, text=""):
-    """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
-    stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
-    name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
-    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
-        raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
-                        "[entity/]project/ may stand before it")
-    return name if "/" in name else (os.environ.get("WANDB_PROJECT") or "shebang") + "/" + name
-
-def decide(config, **values):
-    """-> config with these values, as if they had been typed"""
-    decided = replace(config, **values)
-    decided.typed = given(config) | values.keys()
-    return decided
-
-def brief(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-def rows_of(path):
-    """Yields the rows of a csv as dicts, without a last one that is torn."""
-    missing = contextlib.suppress(FileNotFoundError)
-    with missing, open(path, encoding="utf-8", errors="replace") as f:
-        for row in csv.DictReader(line for line in f if line.endswith("\n")):
-            yield {name: cell if name == "sample" else float(cell)
-                   for name, cell in row.items() if cell}
-
-class Track(threading.Thread):
-    """
-    Makes a run at W&B of one stage: its rows are the history, the files it writes are artifacts, of
-    which the last version stays, as are those it reads. Without a key all is recorded in
-    out_dir/wandb. What fails is one line, and --sync sends it later.
-    """
-    def __init__(self, config, stage, facts, rows):
-        super().__init__(target=self.follow, daemon=True)
-        self.config, self.stage, self.facts, self.rows = config, stage, facts, queue.SimpleQueue()
-        self.path = run_path(config, facts["text"])
-        for row in rows:
-            self.rows.put(row)
-        if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
-            self.start()
-
-    def log(self, row):
-        if self.is_alive():
-            self.rows.put(row)
-
-    def end(self, seconds=300):
-        """Waits until all is sent, but not for ever."""
-        self.rows.put(None)
-        if self.is_alive():
-            self.join(2)
-        if self.is_alive():
-            print("W&B: sending the rest; Ctrl-C leaves it for another time")
-            self.join(seconds)
-        if self.is_alive():
-            print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
-
-    def follow(self):
-        try:
-            run = self.open()
-            try:
-                self.send(run)
-            finally:
-                run.finish()
-            mode = "offline" if run.offline else "online"
-            write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
-            if run.offline and self.stage == "gpt":
-                print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
-                      shlex.quote(run.sync_dir))
-        except ImportError:
-            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
-        except Exception as error:                           # theirs, of any kind
-            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
-                  file=sys.stderr)
-
-    def open(self):
-        """-> a run, online if there is a key, else one that is recorded"""
-        api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
-        import wandb
-        *entity, project, name = self.path.split("/")
-        run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
-        staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
-        for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
-            shutil.rmtree(old, ignore_errors=True)           # all is sent, or recorded, anew
-        with contextlib.suppress(ValueError, wandb.CommError):         # there is none yet
-            if api and api.run("/".join([*entity, project, run_id])).state == "running":
-                print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)",
-                      file=sys.stderr)
-        run = wandb.init(
-            mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
-            entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
-            job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
-                console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
-        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
-        print(f"W&B: {url}\n", end="")                       # at once: another thread prints, too
-        return run
-
-    def send(self, run):
-        import wandb
-        outputs, inputs = artifacts(self.config, self.stage)
-        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
-        if not (run.offline and told):                       # what W&B has is not sent again
-            self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
-        samples, sent = [], time.time()
-        for row in iter(self.rows.get, None):
-            step = int(row["step"])
-            if "sample" in row:
-                samples.append([step, json.loads(row["sample"])])
-                row = {name: value for name, value in row.items() if name != "sample"}
-            if step >= run.starting_step:                    # what a killed session sent is there
-                run.log(row, step=step)
-            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
-                try:
-                    self.put(run, run.log_artifact, outputs)
-                except Exception as error:                   # the next one, perhaps
-                    print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
-                sent = time.time()
-        if samples and step >= run.starting_step:
-            file = os.path.join(self.config.out_dir, "curves.png")
-            picture(file, draw_curves, curves(self.config))
-            image = {"curves": wandb.Image(file)} if os.path.exists(file) else {}
-            table = wandb.Table(columns=["step", "sample"], data=samples)
-            run.log({"samples": table, **image}, step=step)
-        self.put(run, run.log_artifact, outputs)
-
-    def put(self, run, publish, artifacts):
-        """New versions; once one is safe, the older ones go: storage does not grow."""
-        import wandb
-        api, facts = connect(self.config), dict(self.facts)            # raises, and does not hang
-        for name, files in artifacts.items():
-            state = api and name == "gpt-state" and latest(api, f"{self.path}-{name}")
-            there = state.metadata if state else {}
-            if there.get("origin") == facts.get("origin") and age(there) > age(facts):
-                raise OSError(f"step {there['step']} of this run is there, from another machine")
-            kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
-            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=facts)
-            for inside, file in files.items():
-                if os.path.exists(file):
-                    artifact.add_file(file, inside, skip_cache=True)
-            publish(artifact, aliases=["latest", "best"])
-            if not run.offline:
-                artifact.wait(600)
-                shutil.rmtree(os.environ["WANDB_DATA_DIR"], ignore_errors=True)
-                for old in artifact.collection.artifacts():
-                    if "latest" not in old.aliases:
-                        old.delete(delete_aliases=True)
-
-def age(facts):
-    return facts.get("branch", -1), facts.get("step", -1)
-
-def fingerprint(facts):
-    """-> 16 hex digits: who has the same is the same run, on any machine"""
-    return checksum({name: value for name, value in facts.items() if name not in LATER})
-
-def about(saved):
-    """A checkpoint -> the facts that decide its numbers, and its origin's identity, at step 0"""
-    facts = {name: value for name, value in saved["config"].items()
-             if type(value) in (int, float) and name not in SESSION}
-    facts |= {name: saved[name] for name in ("branch", "text", "tokenizer", "step")}
-    return {**facts, "origin": saved.get("origin") or fingerprint(facts)}
-
-def artifacts(config, stage):
-    """-> what a stage writes, what it reads: {artifact: {its file: path}}"""
-    at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
-    inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
-    if config.tokenizer != "bytes":
-        inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
-    outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
-    return (outputs, inputs) if outputs else (inputs, {})    # the tokenizer's are what all read
-
-def sync(config):
-    """Fetches what W&B has of the run and out_dir lacks, then sends the reverse. Trains nothing."""
-    send(fetch(config))
-
-def send(config):
-    """Sends what is finished in out_dir and W&B, or its record, lacks."""
-    mode = "online" if connect(config) else "offline"
-    for stage in FILES:
-        at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
-        last = config.tokenizer if stage == "tokenizer" else at("result.json")
-        sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
-        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
-        if not made or made <= told and read(sent)[0] in ("online", mode):
-            continue
-        rows = [*rows_of(at("metrics.csv"))]                 # the counts have none
-        if stage == "tokenizer":
-            tokenizer = Tokenizer.load(last)
-            facts = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint,
-                     "pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
-        elif stage == "gpt":
-            facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
-        else:
-            facts = json.loads(read(last)[0])
-            rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
-        Track(config, stage, facts, rows).end(3600)
-
-def remembered(config):
-    """-> config with what the checkpoint in out_dir is of, unless typed; facts about it, or {}"""
-    for name in "state.pt", "stable.pt":
-        path = os.path.join(config.out_dir, "gpt", name)
-        with contextlib.suppress(Exception):                 # none, or damaged: the next one
-            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            here, kept = about(saved), saved["config"]
-            names = {"run", "tokenizer", "input"} - given(config)
-            if not find(kept["input"]):                      # the text has moved
-                names.discard("input")
-            return decide(config, **{name: kept[name] for name in names}), here
-    return config, {}
-
-def fetch(config):
-    """Fetches what W&B has and out_dir lacks -> config, with the places where it is now."""
-    config, here = remembered(config)
-    data = os.path.join(config.out_dir, "data")              # where an earlier session put the text
-    if not find(config.input) and find(data):
-        config = decide(config, input=data)
-    try:
-        api = connect(config)
-        return bring(api, config, here) if api else config
-    except OSError as error:
-        if config.run and not here:
-            raise UserError(f"W&B: {error}") from None
-        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
-        return decide(config, wandb="offline")
-
-def bring(api, config, here):
-    """
-    What W&B has of the run and out_dir lacks -> files: text, tokenizer, a checkpoint if it is
-    further on than that of which the facts are here, with --sync the other models, too.
-    """
-    at, path = functools.partial(os.path.join, config.out_dir), run_path(config)
-    def obtain(name, folder):
-        if download(api, f"{path}-{name}", folder):
-            write(at("wandb", "sent-" + name.removesuffix("-state")), b"online")
-            return True
-    if not find(config.input) and download(api, path + "-data", at("data.tmp")):
-        os.rename(at("data.tmp"), at("data"))
-        config = decide(config, input=at("data"))
-    for name in BIGRAMS if config.sync else ():
-        if not os.path.exists(at(name.replace("-", "_"), "model.pt")):
-            obtain(name, at(name.replace("-", "_")))
-    state = latest(api, path + "-gpt-state")
-    there = state.metadata if state else {}
-    if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
-        if there.get("tokenizer") == "bytes":
-            config = decide(config, tokenizer="bytes")
-        elif obtain("tokenizer", config.out_dir):
-            config = decide(config, tokenizer=at("tokenizer.json"))
-    if not there:
-        return config
-    mine = {"origin": here.get("origin")}
-    if not here:                                             # a name can go on with other settings
-        mine = {"text": checksum(read(config.input)),
-                "tokenizer": Tokenizer.load(config.tokenizer).fingerprint}
-        if not config.run:
-            mine |= {name: getattr(config, name) for name in given(config) - LATER}
-    if any(there.get(name, value) != value for name, value in mine.items()):
-        raise (UserError if config.run else OSError)(
-            f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
-    if age(there) > age(here):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(at("gpt", "model.pt"))                 # outdated
-        obtain("gpt-state", at("gpt"))
-        print(f"W&B: {path} was left at step {there['step']}")
-    return config
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)
@@ -1349,7 +1037,6 @@ def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
 
 # -----------------------------------------------------------------------------
 # see: a text's way through the model, curves, what is known by heart, the search for settings
-
 def shade(text, share, plain=""):
     """Colour where a terminal has it, the brighter the larger the share; else plain, or text."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -1358,25 +1045,24 @@ def shade(text, share, plain=""):
 
 @torch.no_grad()
 def walk(model, ids):
-    """T ids -> [(stage, what it makes of them), ...], as GPT.forward does, with the logit lens."""
-    cos, sin, x = model.cos[:len(ids)], model.sin[:len(ids)], model.embd(torch.tensor(ids))
-    def lens(x):                                             # (T, C) -> (T, V): if it ended here
+    """T ids -> [(stage, what it makes of them), ...]: GPT.forward, and what comes next so far."""
+    T, cos, sin = len(ids), model.cos[:len(ids)], model.sin[:len(ids)]
+    future = torch.full((T, T), -math.inf).triu(1)
+    def next_token(x):                                       # (T, C) -> (T, V): if it ended here
         return F.linear(model.norm(x), model.embd.weight).softmax(-1)
-    stages = [("embeddings", x), ("next?", lens(x))]
-    for n, block in enumerate(model.blocks, 1):
+    x = model.embd(torch.tensor(ids))
+    stages = [("embeddings", x), ("next?", next_token(x))]
+    for block in model.blocks:
         attn, h = block.attn, block.attn_norm(x)
-        q, k, v = (proj(h).view(len(ids), -1, attn.hs).transpose(0, 1)         # (nh or nkv, T, hs)
+        q, k, v = (proj(h).view(T, -1, attn.hs).transpose(0, 1)        # (nh or nkv, T, hs)
                    for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k = rotate(attn.q_norm(q), cos, sin), rotate(attn.k_norm(k), cos, sin)
-        scores = q @ k.repeat_interleave(attn.nh // attn.nkv, dim=0).mT / attn.hs ** 0.5
-        maps = (scores + torch.full_like(scores, -math.inf).triu(1)).softmax(-1)        # (nh, T, T)
-        gathered = attn(h[None], cos, sin)[0]                # a fused kernel, which shows no maps
-        thought = block.mlp(block.mlp_norm(x + gathered))
-        x = x + gathered + thought
-        stages += [(f"block {n} query", q), ("key", k), ("value", v),
-                   *((f"head {head} looks at", weights) for head, weights in enumerate(maps, 1)),
-                   ("+ attention", gathered), ("+ mlp", thought), ("= x", x), ("next?", lens(x))]
-    logits = model(torch.tensor([ids]))[0]                   # (T, V)
+        scores = q @ k.repeat_interleave(attn.nh // attn.nkv, 0).mT / attn.hs ** 0.5
+        x = block(x[None], cos, sin)[0]
+        stages += [("queries", q), ("keys", k), ("values", v),
+                   ("looks at", (scores + future).softmax(-1)),        # (nh, T, T)
+                   ("residual stream", x), ("next?", next_token(x))]
+    logits = model(torch.tensor([ids]))[0]
     return [*stages, ("norm", model.norm(x)), ("logits", logits), ("softmax", logits.softmax(-1))]
 
 @plainly
@@ -1386,34 +1072,36 @@ def explain(config):
     ids = tokenizer.encode(config.explain).tolist()[-min(24, model.config.block_size):]
     if not ids:
         raise UserError("--explain needs a text to walk through the model")
-    vocab, data = [*map(visible, tokenizer.pieces)], os.fsencode(config.explain)
+    vocab, data = [visible(piece) for piece in tokenizer.pieces], os.fsencode(config.explain)
     names, stages = [vocab[i] for i in ids], walk(model, ids)
     print(f"{'text':16}{visible(data)}\n{'UTF-8 bytes':16}{data.hex(' ')}")
     print(f"{'tokens, ids':16}the last {len(ids)}:", *map("{} {} ".format, names, ids))
-    print(f"\nFrom here on every token has its own row; shown is that of the last, {names[-1]}\n")
+    print(f"\nFrom here on each token has its own row: that of the last, {names[-1]}, by head\n")
     for stage, x in stages:
-        row = x.flatten(0, -2)[len(ids) - 1]                 # of several heads the first one's
-        shown = "  ".join(map("{:+.2f}".format, row[:6])) + f"  ...  length {row.norm():.1f}"
-        if "looks" in stage or stage in ("next?", "softmax"):
-            among, best = names if "looks" in stage else vocab, row.topk(min(5, len(row)))
-            shown = " ".join(shade(f"{among[i]:>8} {share:4.0%}", share) for share, i in zip(*best))
-        print(f"{stage:16}{str(tuple(x.shape)):15}{shown}" + "\n" * (stage == "next?"))
+        among = {"looks at": names, "next?": vocab, "softmax": vocab}.get(stage)
+        for row in torch.atleast_2d(x[..., -1, :]):
+            shown = "  ".join(f"{number:+.2f}" for number in row[:6]) + "  ..."
+            if among:
+                best = zip(*row.topk(min(5, len(row))))
+                shown = " ".join(shade(f"{among[i]:>8} {share:4.0%}", share) for share, i in best)
+            print(f"{stage:16}{str(tuple(x.shape)):15}{shown}" + "\n" * (stage == "next?"))
     picture(os.path.join(config.out_dir, "gpt", "explain.png"), draw_walk, names, stages, vocab)
 
 def draw_walk(figure, names, stages, vocab):
     """A map for each head (row) of each layer (column), below them the logit lens."""
-    maps = [weights for stage, weights in stages if "looks" in stage]
+    maps = [weights for stage, weights in stages if stage == "looks at"]         # (nh, T, T) each
     shares, best = torch.stack([p for stage, p in stages if stage == "next?"]).max(-1)
     depths = ["embeddings", *(f"after layer {n}" for n in range(1, len(best)))]
-    n_layer, nh = len(best) - 1, len(maps) // (len(best) - 1)
+    n_layer, nh = len(maps), len(maps[0])
     high, low = max(3, 0.2 * len(names)) * nh, 0.35 * n_layer + 2
     figure.set_size_inches(max(3 * n_layer, 0.6 * len(names)) + 1, high + low)
     upper, lower = figure.subfigures(2, height_ratios=[high, low])
     upper.suptitle("attention: how much a row's token looks at those of the columns")
     panels = upper.subplots(nh, n_layer, sharex=True, sharey=True, squeeze=False)
     future = torch.full((len(names), len(names)), math.nan).triu(1)    # is not looked at: grey
-    for n, (axes, weights) in enumerate(zip(panels.T.flat, maps)):
-        heat_map(axes, f"layer {n // nh + 1}, head {n % nh + 1}", weights + future, names, names)
+    for layer, head in itertools.product(range(n_layer), range(nh)):
+        heat_map(panels[head, layer], f"layer {layer + 1}, head {head + 1}",
+                 maps[layer][head] + future, names, names)
     image = heat_map(lower.subplots(), "logit lens: what is likeliest to come next, at each depth",
                      shares, depths, names, [[vocab[i] for i in row] for row in best])
     upper.colorbar(image, ax=panels, shrink=0.5, label="attention weight, probability")
@@ -1503,60 +1191,56 @@ SPACE = {                                                    # what is searched,
     "vector_lr": [0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008],
     "dropout": [0.0, 0.05, 0.1, 0.2], "weight_decay": [0.03, 0.05, 0.1, 0.2, 0.4]}
 
-def trial(config, search, loaded, name, settings, report=None):
-    """Trains for trial_seconds -> its row of the table, all that stays; it is not made again."""
-    folder = f"{search}-{checksum(settings)}"
-    if os.path.exists(folder + ".json"):
-        return json.loads(read(folder + ".json")[0])
-    print(f"\n--- trial {name} of {config.tune}, {config.trial_seconds} s: {settings}")
-    c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off", max_minutes=0.0)
+def trial(config, loaded, settings, report=None):
+    """Trains with these settings for trial_seconds -> its row of the table."""
+    fit = train.__wrapped__                                  # its errors are for us
+    print(f"\n--- {config.trial_seconds} s of training: {settings}")
     try:
-        train.__wrapped__(replace(c, max_steps=20), loaded)  # shows how many steps fit
-        ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
-        steps = max(20, int(1000 * config.trial_seconds / ms[10]))
-        settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
-        train.__wrapped__(replace(c, **settings), loaded, report)
-        row = {"trial": name, **json.loads(read(folder + "/gpt/result.json")[0]), **settings}
-        write(folder + ".json", json.dumps(row).encode())
-        return row
-    except Exception as error:
-        if type(error) not in (UserError, Exception):        # a bare one: W&B stops the hopeless
+        with tempfile.TemporaryDirectory() as folder:
+            c = replace(config, **settings, out_dir=folder, fresh=True, wandb="off", max_minutes=0)
+            fit(replace(c, max_steps=20), loaded)            # shows how many steps fit
+            ms = sorted(row["ms"] for row in rows_of(folder + "/gpt/metrics.csv") if "ms" in row)
+            steps = max(20, int(1000 * config.trial_seconds / ms[10]))
+            settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
+            fit(replace(c, **settings), loaded, report)
+            return settings | json.loads(read(folder + "/gpt/result.json")[0])
+    except Exception as error:                               # W&B's, for a hopeless one, is bare
+        if type(error) not in (UserError, Exception):
             raise
-        print(f"trial {name} ends early: {error}")
-        return {"trial": name}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        print(f"this trial ends early: {error}")
+        return {}
 
-def sweep(config, search, space, run_trial):
+def random_search(config, loaded, space, path):
+    """-> the rows of config.tune trials, drawn at random; those that path has are not made again"""
+    rows = json.loads(read(path)[0]) if os.path.exists(path) else []
+    for n in progress("trials done:", range(len(rows), config.tune)):
+        rng = random.Random(mix(config.seed, n))             # trial n is a function of (seed, n)
+        settings = {name: rng.choice(values) for name, values in space.items()}
+        rows.append(trial(config, loaded, settings))
+        write(path, json.dumps(rows).encode())
+    return rows
+
+def sweep(config, loaded, space, path):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     import wandb
-    os.environ["WANDB_DIR"], stopped = config.out_dir, []
-    os.environ["WANDB_PROJECT"] = os.environ.get("WANDB_PROJECT") or "shebang"
-    def stop(*_):                                            # W&B ends its trial like the hopeless
-        stopped.append(True)                                 # ones, but it is to be made again
-        raise KeyboardInterrupt
+    os.environ["WANDB_DIR"] = config.out_dir
+    os.environ.setdefault("WANDB_PROJECT", "shebang")
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
-            row = run_trial(run.id, dict(run.config), run.log)
-            run.summary.update({} if stopped else row)
-    def done():
-        runs = wandb.Api().sweep(path).runs
-        return [dict(run.summary) for run in runs if "trial" in run.summary]
+            run.summary.update(trial(config, loaded, dict(run.config), run.log))
+    def rows():
+        runs = wandb.Api().sweep(name).runs                  # without those that ended early
+        return [dict(run.summary) for run in runs if "max_steps" in run.summary]
     sought = SWEEP | {"parameters": {name: {"values": values} for name, values in space.items()}}
-    before = signal.signal(signal.SIGINT, stop)
     try:
-        path = config.sweep or os.path.exists(search) and read(search)[0] or wandb.sweep(sought)
-        write(search, path.encode())
-        print(f"others join with  python gpt.py --tune {config.tune} --sweep {path}")
-        if (left := config.tune - len(done())) > 0:
-            wandb.agent(path, follow, count=left)
-        if stopped:
-            raise KeyboardInterrupt
-        return done()
+        name = config.sweep or os.path.exists(path) and read(path)[0] or wandb.sweep(sought)
+        write(path, name.encode())                           # to go on after an interruption
+        print(f"others join with  python gpt.py --tune {config.tune} --sweep {name}")
+        if len(rows()) < config.tune:
+            wandb.agent(name, follow, count=config.tune - len(rows()))
+        return rows()
     except (wandb.Error, ValueError) as error:
         raise UserError(f"W&B: {brief(error)}") from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 @plainly
 def tune(config):
@@ -1566,25 +1250,345 @@ def tune(config):
     typed = {name: getattr(config, name) for name in sorted(given(config) - SESSION)}
     space = {name: values for name, values in SPACE.items() if name not in typed}
     search = checksum([typed, space, loaded[2], tokenizer.fingerprint, config.trial_seconds])
-    search = os.path.join(config.out_dir, "tune", search)
-    run_trial = functools.partial(trial, config, search, loaded)
-    if connect(config) or config.sweep:
-        rows = sweep(config, search, space, run_trial)
-    else:
-        rows = []
-        for n in progress("trials done:", range(1, config.tune + 1)):
-            rng = random.Random(mix(config.seed, n))         # trial n is a function of (seed, n)
-            rows.append(run_trial(n, {name: rng.choice(values) for name, values in space.items()}))
-    rows = sorted((row for row in rows if "max_steps" in row), key=lambda row: row["val_bpb"])
+    work, kind = (sweep, "sweep") if connect(config) or config.sweep else (random_search, "json")
+    rows = work(config, loaded, space, os.path.join(config.out_dir, "tune", f"{search}.{kind}"))
+    rows = sorted(filter(None, rows), key=lambda row: row["val_bpb"])
     if not rows:
-        raise UserError("no trial came to its end: why is said above")
-    names = ["trial", "val_bpb", "parameters", "max_steps", *space]
-    for row in [{}, dict(zip(names, names)), *rows]:
-        print(*(str(row.get(name, ""))[:12].rjust(max(8, len(name))) for name in names))
-    best = typed | {name: rows[0][name] for name in [*space, "max_steps", "eval_every"]}
-    best["out_dir"] = os.path.join(config.out_dir, "best")
-    flags = (f"--{name.replace('_', '-')}={value}" for name, value in best.items())
+        raise UserError("no trial has come to its end: see above")
+    names = ["val_bpb", "parameters", "max_steps", "eval_every", *space]
+    print("", *names)
+    for row in rows:
+        print("", *(str(row.get(name, ""))[:len(name)].rjust(len(name)) for name in names))
+    found = {name: rows[0][name] for name in names[2:]}
+    best = {"out_dir": f"{config.out_dir}/best", **typed, **found}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in best.items()]
     print("\nthe best:", shlex.join(["python", "gpt.py", *flags]))
+
+# -----------------------------------------------------------------------------
+# tracking: Weights & Biases gets what is written to out_dir, and never holds training up
+
+BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
+DONE = ["metrics.csv", "result.json"]
+# {stage: {artifact: its files}}, all in the order they are sent
+FILES = {"tokenizer": {}, **{name: {name: ["model.pt", *DONE]} for name in BIGRAMS},
+         "gpt": {"gpt-state": ["state.pt", "stable.pt", *DONE], "gpt": ["model.pt"]}}
+LATER = {"max_steps", "decay", "step"}                       # may change within a run
+
+def connect(config):
+    """-> W&B's API; None: it is not to be asked (no key, no wandb, or --wandb is not auto)"""
+    if config.wandb not in ("auto", "offline", "off"):
+        raise UserError(f"--wandb is auto, offline or off, not {config.wandb}")
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false",
+                      WANDB_SERVICE="")                      # else a notebook's own wandb is used
+    wanted = config.wandb == "auto" and (os.environ.get("WANDB_MODE") or "online") == "online"
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    key = os.environ.get("WANDB_API_KEY")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):          # where `wandb login` puts it
+        saved = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
+        key = key or saved.authenticators(urllib.parse.urlsplit(url).netloc)
+    if not (wanted and key):
+        return None
+    try:
+        import wandb
+        return wandb.Api(timeout=8)                          # asks the server who we are
+    except Exception as error:                               # wandb raises all kinds
+        if type(error) is ModuleNotFoundError and not config.run:
+            return None
+        raise OSError(f"{url} does not answer, refuses the key, or wandb is not installed (--wandb "
+                      f"off does without): {brief(error)}") from None
+
+def latest(api, path):
+    """-> the newest version of an artifact; None: there is none. Other failures are OSErrors."""
+    try:
+        return api.artifact(path + ":latest")
+    except Exception as error:
+        if "not found" not in str(error):                    # artifact_exists() hides other errors
+            raise OSError(f"{path}: {brief(error)}") from None
+
+def download(api, path, folder):
+    """An artifact -> its files in folder, complete and verified. False: there is no artifact."""
+    if not (artifact := latest(api, path)):
+        return False
+    root = os.path.join(folder, ".download")
+    for _ in range(2):                                       # a killed download fails only once
+        try:
+            artifact.download(root, skip_cache=True)
+            artifact.verify(root)
+            for name in sorted(os.listdir(root), key="state.pt".__eq__):         # state.pt last
+                os.replace(os.path.join(root, name), os.path.join(folder, name))
+            return True
+        except Exception as error:                           # wandb raises all kinds
+            why = brief(error)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    raise OSError(f"{path} arrives damaged, or not at all, twice ({why}): delete that version, or "
+                  "choose another --run")
+
+def run_path(config, text=""):
+    """-> [entity/]project/run: by default the text's file name and 6 digits of its fingerprint"""
+    stem = os.path.splitext(os.path.basename(os.path.abspath(config.input)))[0]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:33]
+    name = config.run or stem + "-" + (text or checksum(read(config.input)))[:6]
+    if not re.fullmatch(r"([\w.-]+/){0,2}[\w.-]{1,40}", name, re.ASCII):
+        raise UserError(f"--run {name}: a name has letters, digits, - and _, at most 40 of them; "
+                        "[entity/]project/ may stand before it")
+    return name if "/" in name else (os.environ.get("WANDB_PROJECT") or "shebang") + "/" + name
+
+def decide(config, **values):
+    """-> config with these values, as if they had been typed"""
+    decided = replace(config, **values)
+    decided.typed = given(config) | values.keys()
+    return decided
+
+def brief(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+def rows_of(path):
+    """Yields the rows of a csv as dicts, without a last one that is torn."""
+    missing = contextlib.suppress(FileNotFoundError)
+    with missing, open(path, encoding="utf-8", errors="replace") as f:
+        for row in csv.DictReader(line for line in f if line.endswith("\n")):
+            yield {name: cell if name == "sample" else float(cell)
+                   for name, cell in row.items() if cell}
+
+class Track(threading.Thread):
+    """
+    One stage's run at W&B: its rows are the history, the files it reads and writes are artifacts,
+    of which only the newest version is kept. Without a key all is recorded in out_dir/wandb. What
+    fails costs one line of output, and --sync sends it later.
+    """
+    def __init__(self, config, stage, facts, rows):
+        super().__init__(target=self.follow, daemon=True)
+        self.config, self.stage, self.facts, self.rows = config, stage, facts, queue.SimpleQueue()
+        self.path = run_path(config, facts["text"])
+        for row in rows:
+            self.rows.put(row)
+        if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
+            self.start()
+
+    def log(self, row):
+        if self.is_alive():
+            self.rows.put(row)
+
+    def end(self, seconds=300):
+        """Waits until all is sent, but not for ever."""
+        self.rows.put(None)
+        if self.is_alive():
+            self.join(2)
+        if self.is_alive():
+            print("W&B: sending the rest; Ctrl-C leaves it for another time")
+            self.join(seconds)
+        if self.is_alive():
+            print("W&B takes too long: `bash run.sh` sends the rest another time", file=sys.stderr)
+
+    def follow(self):
+        try:
+            run = self.open()
+            try:
+                self.send(run)
+            finally:
+                run.finish()
+            mode = "offline" if run.offline else "online"
+            write(os.path.join(self.config.out_dir, "wandb", "sent-" + self.stage), mode.encode())
+            if run.offline and self.stage == "gpt":
+                print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
+                      shlex.quote(run.sync_dir))
+        except ImportError:
+            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
+        except Exception as error:                           # wandb raises all kinds
+            print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
+                  file=sys.stderr)
+
+    def open(self):
+        """-> a W&B run: online if there is a key, else recorded on disk"""
+        api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
+        import wandb
+        *entity, project, name = self.path.split("/")
+        run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
+        staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"
+        for old in [staging, *glob.glob(f"{glob.escape(out_dir)}/wandb/*run-*-{run_id}")]:
+            shutil.rmtree(old, ignore_errors=True)           # all is sent or recorded anew
+        with contextlib.suppress(ValueError, wandb.CommError):         # there is none yet
+            if api and api.run("/".join([*entity, project, run_id])).state == "running":
+                print("W&B: this run seems alive elsewhere (so does a killed one, for minutes)",
+                      file=sys.stderr)
+        run = wandb.init(
+            mode="online" if api else "offline", resume="allow" if api else None, dir=out_dir,
+            entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
+            job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
+                console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
+        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
+        print(f"W&B: {url}\n", end="")                       # one piece: another thread prints, too
+        return run
+
+    def send(self, run):
+        import wandb
+        outputs, inputs = artifacts(self.config, self.stage)
+        told = os.path.exists(os.path.join(self.config.out_dir, "wandb", "sent-tokenizer"))
+        if not (run.offline and told):                       # what W&B has is not sent again
+            self.put(run, run.log_artifact if run.offline else run.use_artifact, inputs)
+        samples, sent = [], time.time()
+        for row in iter(self.rows.get, None):
+            step = int(row["step"])
+            if "sample" in row:
+                samples.append([step, json.loads(row["sample"])])
+                row = {name: value for name, value in row.items() if name != "sample"}
+            if step >= run.starting_step:                    # what a killed session sent is there
+                run.log(row, step=step)
+            if not run.offline and time.time() - sent > 60 * self.config.upload_minutes:
+                try:
+                    self.put(run, run.log_artifact, outputs)
+                except Exception as error:                   # the next upload may work
+                    print(f"W&B: no upload: {brief(error)}", file=sys.stderr)
+                sent = time.time()
+        if samples and step >= run.starting_step:
+            file = os.path.join(self.config.out_dir, "curves.png")
+            picture(file, draw_curves, curves(self.config))
+            image = {"curves": wandb.Image(file)} if os.path.exists(file) else {}
+            table = wandb.Table(columns=["step", "sample"], data=samples)
+            run.log({"samples": table, **image}, step=step)
+        self.put(run, run.log_artifact, outputs)
+
+    def put(self, run, publish, artifacts):
+        """Sends new versions; once one is safe, older ones are deleted: storage does not grow."""
+        import wandb
+        api, facts = connect(self.config), dict(self.facts)            # raises rather than hangs
+        for name, files in artifacts.items():
+            state = api and name == "gpt-state" and latest(api, f"{self.path}-{name}")
+            there = state.metadata if state else {}
+            if there.get("origin") == facts.get("origin") and age(there) > age(facts):
+                raise OSError(f"step {there['step']} of this run is there, from another machine")
+            kind = {"data": "dataset", "tokenizer": "tokenizer"}.get(name, "model")
+            artifact = wandb.Artifact(f"{run.group}-{name}", kind, metadata=facts)
+            for inside, file in files.items():
+                if os.path.exists(file):
+                    artifact.add_file(file, inside, skip_cache=True)
+            publish(artifact, aliases=["latest", "best"])
+            if not run.offline:
+                artifact.wait(600)
+                shutil.rmtree(os.environ["WANDB_DATA_DIR"], ignore_errors=True)
+                for old in artifact.collection.artifacts():
+                    if "latest" not in old.aliases:
+                        old.delete(delete_aliases=True)
+
+def age(facts):
+    return facts.get("branch", -1), facts.get("step", -1)
+
+def fingerprint(facts):
+    """-> 16 hex digits that identify a run, on any machine"""
+    return checksum({name: value for name, value in facts.items() if name not in LATER})
+
+def about(saved):
+    """A checkpoint -> the facts that determine its numbers; origin: its fingerprint at step 0"""
+    facts = {name: value for name, value in saved["config"].items()
+             if type(value) in (int, float) and name not in SESSION}
+    facts |= {name: saved[name] for name in ("branch", "text", "tokenizer", "step")}
+    return {**facts, "origin": saved.get("origin") or fingerprint(facts)}
+
+def artifacts(config, stage):
+    """-> what a stage writes, what it reads, each {artifact: {name in it: path}}"""
+    at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
+    inputs = {"data": {f"{n:06}.txt": path for n, path in enumerate(find(config.input))}}
+    if config.tokenizer != "bytes":
+        inputs["tokenizer"] = {"tokenizer.json": config.tokenizer}
+    outputs = {name: {file: at(file) for file in FILES[stage][name]} for name in FILES[stage]}
+    return (outputs, inputs) if outputs else (inputs, {})    # tokenizer: what all others read
+
+def sync(config):
+    """Fetches what W&B has and out_dir lacks, then sends what W&B lacks. Trains nothing."""
+    send(fetch(config))
+
+def send(config):
+    """Sends what is finished in out_dir but not yet at W&B (without a key: in its record)."""
+    mode = "online" if connect(config) else "offline"
+    for stage in FILES:
+        at = functools.partial(os.path.join, config.out_dir, stage.replace("-", "_"))
+        last = config.tokenizer if stage == "tokenizer" else at("result.json")
+        sent = os.path.join(config.out_dir, "wandb", "sent-" + stage)
+        made, told = (os.path.getmtime(p) if os.path.exists(p) else 0 for p in (last, sent))
+        if not made or made <= told and read(sent)[0] in ("online", mode):
+            continue
+        rows = [*rows_of(at("metrics.csv"))]                 # bigram_counts has none
+        if stage == "tokenizer":
+            tokenizer = Tokenizer.load(last)
+            facts = {"text": checksum(read(config.input)), "tokenizer": tokenizer.fingerprint,
+                     "pattern": tokenizer.pattern, "vocab_size": tokenizer.vocab_size}
+        elif stage == "gpt":
+            facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
+        else:
+            facts = json.loads(read(last)[0])
+            rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
+        Track(config, stage, facts, rows).end(3600)
+
+def remembered(config):
+    """-> config with the run, text and tokenizer of out_dir's checkpoint; facts about it, or {}"""
+    for name in "state.pt", "stable.pt":
+        path = os.path.join(config.out_dir, "gpt", name)
+        with contextlib.suppress(Exception):                 # none, or damaged: the next one
+            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            here, kept = about(saved), saved["config"]
+            names = {"run", "tokenizer", "input"} - given(config)
+            if not find(kept["input"]):                      # the text has moved
+                names.discard("input")
+            return decide(config, **{name: kept[name] for name in names}), here
+    return config, {}
+
+def fetch(config):
+    """Fetches what W&B has and out_dir lacks -> config, with the paths where it is now"""
+    config, here = remembered(config)
+    data = os.path.join(config.out_dir, "data")              # where an earlier session put the text
+    if not find(config.input) and find(data):
+        config = decide(config, input=data)
+    try:
+        api = connect(config)
+        return bring(api, config, here) if api else config
+    except OSError as error:
+        if config.run and not here:
+            raise UserError(f"W&B: {error}") from None
+        print(f"W&B: {error}; going on with what is here", file=sys.stderr)
+        return decide(config, wandb="offline")
+
+def bring(api, config, here):
+    """
+    Downloads what W&B has of the run and out_dir lacks: text, tokenizer, a checkpoint if it is
+    further on than ours (whose facts are in `here`), and with --sync the other models.
+    """
+    at, path = functools.partial(os.path.join, config.out_dir), run_path(config)
+    def obtain(name, folder):
+        if download(api, f"{path}-{name}", folder):
+            write(at("wandb", "sent-" + name.removesuffix("-state")), b"online")
+            return True
+    if not find(config.input) and download(api, path + "-data", at("data.tmp")):
+        os.rename(at("data.tmp"), at("data"))
+        config = decide(config, input=at("data"))
+    for name in BIGRAMS if config.sync else ():
+        if not os.path.exists(at(name.replace("-", "_"), "model.pt")):
+            obtain(name, at(name.replace("-", "_")))
+    state = latest(api, path + "-gpt-state")
+    there = state.metadata if state else {}
+    if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+        if there.get("tokenizer") == "bytes":
+            config = decide(config, tokenizer="bytes")
+        elif obtain("tokenizer", config.out_dir):
+            config = decide(config, tokenizer=at("tokenizer.json"))
+    if not there:
+        return config
+    mine = {"origin": here.get("origin")}
+    if not here:                                             # no checkpoint of ours to compare
+        mine = {"text": checksum(read(config.input)),
+                "tokenizer": Tokenizer.load(config.tokenizer).fingerprint}
+        if not config.run:                                   # a named run may change its settings
+            mine |= {name: getattr(config, name) for name in given(config) - LATER}
+    if any(there.get(name, value) != value for name, value in mine.items()):
+        refusal = UserError if config.run else OSError       # OSError: fetch() goes on without W&B
+        raise refusal(
+            f"W&B has {path} with other settings: --fresh replaces it, another --run leaves it")
+    if age(there) > age(here):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(at("gpt", "model.pt"))                 # outdated
+        obtain("gpt-state", at("gpt"))
+        print(f"W&B: {path} was left at step {there['step']}")
+    return config
 
 # -----------------------------------------------------------------------------
 # tools: flags from a dataclass, progress, files, all cores (same in every script)
@@ -1671,10 +1675,10 @@ def spread(work, pieces):
 @plainly
 def main():
     config = parse(Config)
-    works = explain, plot, tune, sync, sample
-    asked = [work for work in works if work.__name__ in given(config)
-             and getattr(config, work.__name__) is not False]
-    (asked or [train])[0](config)
+    for work in explain, plot, tune, sync, sample:           # each has a flag of its name
+        if work.__name__ in given(config) and getattr(config, work.__name__) is not False:
+            return work(config)
+    train(config)
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
