@@ -488,70 +488,79 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1,
                                reduction="sum")
 
+# -----------------------------------------------------------------------------
+# reader: one token at a time, with the keys and values of all before it
+
+@torch.inference_mode()
+def make_reader(model):
+    """
+    -> read_on: (ids to read, list of ids already seen, which it extends) -> (V,) logits of the
+    next. It keeps the keys and values of all it has seen (the KV cache), so that each token is
+    computed once; when block_size is full, it starts again from the last half. In plain words:
+
+        for a token at position t, x = its embedding, and in each layer:
+            q, k, v = q_proj, k_proj, v_proj of norm(x);  q, k = rotate(norm(q)), rotate(norm(k))
+            keys[t], values[t] = k, v
+            x += o_proj(softmax(q keys[:t + 1]^T / sqrt(hs)) values[:t + 1])
+            x += mlp(norm(x))
+
+    At this size only the number of operations counts: matrices with the same input are joined and
+    include the norms' gains, results are written straight into the cache. RMSNorm of x is LayerNorm
+    of (x, -x), whose mean is 0: queries and keys are made as (x1, x2, -x2, -x1), from which
+    rotate() is a product and a sum.
+    """
+    c, E = model.config, model.embd.weight
+    T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
+    L, hs, n = c.n_layer, C // nh, nh + nkv
+    def columns(matrix):                                     # by columns: 80 us a token, not 95
+        return matrix.T.contiguous().T
+    matrices, gains = [], []
+    for block in model.blocks:
+        a, mlp = block.attn, block.mlp
+        x1, x2 = torch.cat((a.q_proj.weight, a.k_proj.weight)).view(n, 2, -1, C).unbind(1)
+        qk = torch.cat((x1, x2, -x2, -x1), 1).flatten(0, 1)
+        qkv = torch.cat((qk, a.v_proj.weight)) * block.attn_norm.weight
+        gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.mlp_norm.weight
+        matrices.append([*map(columns, (qkv, a.o_proj.weight, gate_up, mlp.down_proj.weight))])
+        gains += [*[a.q_norm.weight] * nh, *[a.k_norm.weight] * nkv]
+    head, gain = columns(E * model.norm.weight), torch.stack(gains).view(L, 1, n, hs)
+    cos, sin = model.cos.repeat(1, 2)[:, None], torch.cat((model.sin, -model.sin), 1)[:, None]
+    turns = torch.stack((cos * gain, sin * gain.roll(hs // 2, -1)), 3)     # (L, T, n, 2, hs)
+    made = torch.empty(L, T, len(qkv), device=E.device)      # each token's queries, keys, values;
+    turned = torch.empty(L, T, n, hs, device=E.device)       # the first two, normed and rotated
+    qk, v = made.split((2 * n * hs, nkv * hs), 2)
+    # by position: what is token t's own; the keys and values (1, nkv, T, hs), read up to t
+    here = made, qk.view(L, T, n, 2, hs), turns, turned, turned[:, :, None, :nh, None]
+    past = turned[:, :, nh:].transpose(1, 2)[:, None], v.view(L, 1, T, nkv, hs).transpose(2, 3)
+    thought = torch.empty(2 * c.n_hidden, device=E.device)
+    gate, up = thought.chunk(2)
+
+    @functools.cache                                         # made anew they take 20 us a token
+    def layers(t):                                           # -> position t's views of all that
+        return [*zip(matrices, *(kept.select(1, t).unbind() for kept in here),
+                     *(kept.narrow(3, 0, t + 1).unbind() for kept in past))]
+
+    def times_norm(matrix, x, out):                          # matrix @ RMSNorm(x), its gain apart
+        return out.addmv_(matrix, x, beta=0, alpha=(x.dot(x).item() / C + 1e-6) ** -0.5)
+
     @torch.inference_mode()
-    def reader(self):
-        """
-        -> read_on: (ids to read, list of ids already seen, which it extends) -> (V,) logits of the
-        next. It keeps the keys and values of all it has seen (the KV cache), so that each token is
-        computed once; when block_size is full, it starts again from the last half.
-
-        This is forward() for one token, where only the number of operations counts: matrices with
-        the same input are joined and include the norms' gains, results are written straight into
-        the cache. RMSNorm of x is LayerNorm of (x, -x), whose mean is 0: queries and keys are made
-        as (x1, x2, -x2, -x1), and rotate() becomes a product and a sum.
-        """
-        c, E = self.config, self.embd.weight
-        T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
-        L, hs, n = c.n_layer, C // nh, nh + nkv
-        def columns(matrix):                                 # by columns: 80 us a token, not 95
-            return matrix.T.contiguous().T
-        matrices, gains = [], []
-        for block in self.blocks:
-            a, mlp = block.attn, block.mlp
-            x1, x2 = torch.cat((a.q_proj.weight, a.k_proj.weight)).view(n, 2, -1, C).unbind(1)
-            qk = torch.cat((x1, x2, -x2, -x1), 1).flatten(0, 1)
-            qkv = torch.cat((qk, a.v_proj.weight)) * block.attn_norm.weight
-            gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.mlp_norm.weight
-            matrices.append([*map(columns, (qkv, a.o_proj.weight, gate_up, mlp.down_proj.weight))])
-            gains += [*[a.q_norm.weight] * nh, *[a.k_norm.weight] * nkv]
-        head, gain = columns(E * self.norm.weight), torch.stack(gains).view(L, 1, n, hs)
-        cos, sin = self.cos.repeat(1, 2)[:, None], torch.cat((self.sin, -self.sin), 1)[:, None]
-        turns = torch.stack((cos * gain, sin * gain.roll(hs // 2, -1)), 3)     # (L, T, n, 2, hs)
-        made = torch.empty(L, T, len(qkv), device=E.device)  # each token's queries, keys, values;
-        turned = torch.empty(L, T, n, hs, device=E.device)   # the first two, normed and rotated
-        qk, v = made.split((2 * n * hs, nkv * hs), 2)
-        # by position: what is token t's own; the keys and values (1, nkv, T, hs), read up to t
-        here = made, qk.view(L, T, n, 2, hs), turns, turned, turned[:, :, None, :nh, None]
-        past = turned[:, :, nh:].transpose(1, 2)[:, None], v.view(L, 1, T, nkv, hs).transpose(2, 3)
-        thought = torch.empty(2 * c.n_hidden, device=E.device)
-        gate, up = thought.chunk(2)
-
-        @functools.cache                                     # made anew they take 20 us a token
-        def layers(t):                                       # -> position t's views of all that
-            return [*zip(matrices, *(kept.select(1, t).unbind() for kept in here),
-                         *(kept.narrow(3, 0, t + 1).unbind() for kept in past))]
-
-        def times_norm(matrix, x, out):                      # matrix @ RMSNorm(x), its gain apart
-            return out.addmv_(matrix, x, beta=0, alpha=(x.dot(x).item() / C + 1e-6) ** -0.5)
-
-        @torch.inference_mode()
-        def read_on(ids, seen):
-            if len(seen) + len(ids) > T:                     # full: the last half again, from 0
-                ids = [*seen, *ids][-max(1, T // 2):]
-                seen.clear()
-            for i in ids:
-                x = E[i].clone()                             # (C,)
-                for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(len(seen)):
-                    times_norm(qkv, x, out=made)             # the value is in the cache now
-                    x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)             # (n, 2, hs)
-                    torch.sum(x1x2.mul_(turn), 1, out=turned)                  # and the key
-                    y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
-                    x.addmv_(o, y.flatten())                 # x + attention
-                    times_norm(gate_up, x, out=thought)
-                    x.addmv_(down, F.silu(gate).mul_(up))    # x + mlp
-                seen.append(i)
-            return times_norm(head, x, out=E.new_empty(len(E)))
-        return read_on
+    def read_on(ids, seen):
+        if len(seen) + len(ids) > T:                         # full: the last half again, from 0
+            ids = [*seen, *ids][-max(1, T // 2):]
+            seen.clear()
+        for i in ids:
+            x = E[i].clone()                                 # (C,)
+            for (qkv, o, gate_up, down), made, qk, turn, turned, q, k, v in layers(len(seen)):
+                times_norm(qkv, x, out=made)                 # the value is in the cache now
+                x1x2 = torch.layer_norm(qk, (2, hs), eps=1e-6)             # (n, 2, hs)
+                torch.sum(x1x2.mul_(turn), 1, out=turned)                  # and the key
+                y = F.scaled_dot_product_attention(q, k, v, enable_gqa=nkv < nh)
+                x.addmv_(o, y.flatten())                     # x + attention
+                times_norm(gate_up, x, out=thought)
+                x.addmv_(down, F.silu(gate).mul_(up))        # x + mlp
+            seen.append(i)
+        return times_norm(head, x, out=E.new_empty(len(E)))
+    return read_on
 
 # -----------------------------------------------------------------------------
 # sampling: one token at a time, each fed back in (same in every model)
@@ -765,7 +774,7 @@ def taste(model, tokenizer, config, n_tokens=24):
     """-> a short sample, always with the same seed, as JSON: one line"""
     config, newline = replace(config, max_new_tokens=n_tokens), tokenizer.encode("\n").tolist()
     generator = torch.Generator().manual_seed(config.seed)
-    words = generate(model.reader(), tokenizer, config, newline, generator)
+    words = generate(make_reader(model), tokenizer, config, newline, generator)
     return json.dumps("".join(words), ensure_ascii=False)
 
 def open_metrics(path, step):
@@ -995,7 +1004,7 @@ def trained(config):
 def sample(config):
     """Speaks with the weights that were best on validation."""
     model, tokenizer = trained(config)
-    speak(model.to(pick_device(config.device)).reader(), tokenizer, config)
+    speak(make_reader(model.to(pick_device(config.device))), tokenizer, config)
 
 # -----------------------------------------------------------------------------
 # see: what makes things visible (same in bigram_nn.py and gpt.py)

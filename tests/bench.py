@@ -256,7 +256,7 @@ for p in ours.parameters():
 """
 SPEAKERS = {
     "gpt.py": """
-reader = ours.reader()
+reader = gpt.make_reader(ours)
 for _ in range(6):
     start = time.perf_counter()
     for _ in gpt.generate(reader, tokenizer, gpt.Config(max_new_tokens=256), [10], torch.Generator()):

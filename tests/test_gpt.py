@@ -122,7 +122,7 @@ def test_cached_logits_are_those_of_the_window(gpt, T, prompt, n_kv_head):
     model = random_model(gpt, block_size=T, n_kv_head=n_kv_head)
     rng = random.Random(T)
     ids = [rng.randrange(60) for _ in range(prompt + 3 * T + 5)]
-    read, lengths = model.reader(), []
+    read, lengths = gpt.make_reader(model), []
     fed = [ids[:prompt]] + [[i] for i in ids[prompt:]]
     seen = []
     read([5, 6, 7], [])                                      # another text, of which nothing stays
@@ -135,7 +135,7 @@ def test_cached_logits_are_those_of_the_window(gpt, T, prompt, n_kv_head):
 
 def test_readers_do_not_share_what_they_have_read(gpt):
     model = random_model(gpt)
-    one, other = model.reader(), model.reader()
+    one, other = gpt.make_reader(model), gpt.make_reader(model)
     one([1, 2, 3], seen := []), other([9], [])
     assert torch.allclose(one([4], seen), model(torch.tensor([[1, 2, 3, 4]]))[0, -1], atol=1e-4)
 

@@ -280,6 +280,7 @@ def test_known_stretches_are_marked(gpt, shop, monkeypatch, capsys):
     config = gpt.Config(input=str(shop.path / "input.txt"))
     known, unseen = (texts[0] for texts in gpt.split(gpt.read(config.input)))
     tokenizer, copied = gpt.Tokenizer([]), known[1000:1060]
+    monkeypatch.setattr(gpt, "make_reader", Parrot.reader)
     text = "XYZ\x1b" + copied + "QQQ" * 12                   # 100 bytes
     gpt.recite(Parrot(list(text.encode()), 257), tokenizer, config)
     shown = capsys.readouterr().out
