@@ -842,8 +842,8 @@ def train(config, loaded=None, report=None):                 # the last two are 
     """Config -> GPT with averaged weights, saved in out_dir/gpt; resumes the run that is there."""
     started, device = time.time(), pick_device(config.device)
     at = functools.partial(os.path.join, config.out_dir, "gpt")
-    lock = alone(at())
     config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
+    lock = alone(at())
     held_out, learner = held_out.to(device), Learner(config, tokenizer.vocab_size, device)
     model, average = learner.model, learner.average
     numerics = (f"torch {torch.__version__}, {device.type}, {learner.dtype}, "
