@@ -79,7 +79,7 @@ def plainly(function):
 @dataclass
 class Config:
     input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: no merges, no file")
     out_dir: str = flag("out", "what this script makes goes to bigram_nn/, bigram_nn_64/ in there")
     seed: int = flag(1337, "same seed, same batches; same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
@@ -470,7 +470,8 @@ def generate(reader, tokenizer, config, ids, generator):
 def speak(reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, token by token as they come."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
-        raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
+        raise UserError("--temperature, --top-k and --max-new-tokens must be 0 or more, "
+                        "--num-samples 1 or more")
     prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
@@ -505,7 +506,7 @@ def train(config):
     least = dict(max_steps=1, block_size=1, batch_size=1, n_embd=0, lr=0, weight_decay=0)
     for name, low in least.items():
         if not low <= getattr(config, name) <= 1e6:
-            raise UserError(f"--{name} is {low} or more, a million at the most".replace("_", "-"))
+            raise UserError(f"--{name} must be {low} or more, at most a million".replace("_", "-"))
     data, held_out, text = load_data(config, tokenizer, config.block_size)
 
     torch.manual_seed(config.seed)
@@ -684,7 +685,7 @@ def parse(Config):
     typed = vars(parser.parse_args())
     for name, value in typed.items():
         if type(value) in (int, float) and not abs(value) < 1 << 63:   # nan and inf, too
-            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
+            fail(f"--{name.replace('_', '-')} {value} is out of range")
     config = Config(**typed)
     config.typed = set(typed)                                # for given()
     return config

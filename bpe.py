@@ -430,7 +430,7 @@ def parse(Config):
     typed = vars(parser.parse_args())
     for name, value in typed.items():
         if type(value) in (int, float) and not abs(value) < 1 << 63:   # nan and inf, too
-            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
+            fail(f"--{name.replace('_', '-')} {value} is out of range")
     config = Config(**typed)
     config.typed = set(typed)                                # for given()
     return config

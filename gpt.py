@@ -76,14 +76,14 @@ def plainly(function):
 # config
 
 def preset(cpu, gpu, help):
-    """A flag whose default, -1, means the device's own: 140 s on two cores, 10 minutes on a T4."""
+    """A flag whose default, -1, means the device's own: 90 s on two cores, 10 minutes on a T4."""
     help = f"{help} (default: {cpu}, on a gpu {gpu})"
     return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
 
 @dataclass
 class Config:
     input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
-    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: 256 ids, no file needed")
+    tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: no merges, no file")
     out_dir: str = flag("out", "folder for all results; this script's go to gpt/ there")
     seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
@@ -593,7 +593,8 @@ def generate(reader, tokenizer, config, ids, generator):
 def speak(reader, tokenizer, config):
     """Prints config.num_samples continuations of config.prompt, token by token as they come."""
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
-        raise UserError("--temperature, --top-k, --max-new-tokens are at least 0, --num-samples 1")
+        raise UserError("--temperature, --top-k and --max-new-tokens must be 0 or more, "
+                        "--num-samples 1 or more")
     prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
@@ -632,11 +633,11 @@ def settle(config, kept, device):
     least |= dict.fromkeys(["warmup", "matrix_lr", "vector_lr", "weight_decay"], 0)
     for name, low in least.items():
         if not low <= getattr(c, name) <= 1e6:
-            raise UserError(f"--{name} is {low} or more, a million at the most".replace("_", "-"))
+            raise UserError(f"--{name} must be {low} or more, at most a million".replace("_", "-"))
     if c.n_embd % (2 * c.n_head) or c.n_head % c.n_kv_head:
-        raise UserError("--n-embd is a multiple of 2 x --n-head, and --n-head one of --n-kv-head")
+        raise UserError("--n-embd must be a multiple of 2 x --n-head, and --n-head of --n-kv-head")
     if not (0 <= c.dropout < 1 and 0 <= c.decay <= 1 and 0 <= c.average < 1):
-        raise UserError("--dropout, --decay and --average are shares, between 0 and 1")
+        raise UserError("--dropout, --decay and --average must be between 0 and 1")
     return c
 
 class Muon(torch.optim.Optimizer):
@@ -1622,7 +1623,7 @@ def parse(Config):
     typed = vars(parser.parse_args())
     for name, value in typed.items():
         if type(value) in (int, float) and not abs(value) < 1 << 63:   # nan and inf, too
-            fail(f"--{name.replace('_', '-')} {value} is no number to work with")
+            fail(f"--{name.replace('_', '-')} {value} is out of range")
     config = Config(**typed)
     config.typed = set(typed)                                # for given()
     return config

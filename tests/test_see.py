@@ -382,7 +382,7 @@ def test_trials_that_fail(shop):
     patch = SMALL.replace("n_embd=[64]", "n_embd=[1 << 20]").replace("n_layer=[1, 2]", "n_layer=[0]")
     shown = shop.run("gpt.py", *TUNE, "--tune", 2, env=OFF, patch=patch)
     assert shown.returncode == 1 and shown.stderr == "error: no trial has come to its end: see above\n"
-    assert shown.stdout.count("--n-layer is 1 or more") == 2
+    assert shown.stdout.count("--n-layer must be 1 or more") == 2
     assert "no trial" in shop.fails("gpt.py", "--tokenizer", "bytes", "--tune", -1, env=OFF)
 
 @pytest.mark.skipif(not KEY, reason="no W&B server: WANDB_BASE_URL and WANDB_API_KEY name one")
