@@ -642,16 +642,18 @@ def plot(config):
     def chances(now, after):                                 # -> (2, N): p(after | now), both ways
         learned = model(now).log_softmax(-1).gather(1, after[:, None])[:, 0]
         return torch.stack((counted.log_probs(now, after), learned)).exp()
-    often = counted.counts.argsort(descending=True, stable=True)
+    often = counted.counts.argsort(descending=True, stable=True)[:1 << 16]
     now, after, times = counted.keys[often] // V, counted.keys[often] % V, counted.counts[often]
     print(f"{'pair':>21}{'times':>9}   p(next | now) {'counted':>8}{'learned':>9}")
     for x, y, n, (p, q) in zip(now, after, times, chances(now[:15], after[:15]).T):
         print(f"{names[x]:>10} {names[y]:>10}{n:>9,}{p:>25.1%}{q:>9.1%}")
-    rows, columns = ([*dict.fromkeys(ids.tolist())][:20] for ids in (now, after))
-    pairs = torch.cartesian_prod(torch.tensor(rows), torch.tensor(columns))
+    rows, columns = {}, {}                                   # of the most frequent pairs, 20 each
+    for x, y in zip(now.tolist(), after.tolist()):
+        if len({*rows, x}) <= 20 and len({*columns, y}) <= 20:
+            rows[x], columns[y] = names[x], names[y]
+    pairs = torch.cartesian_prod(torch.tensor([*rows]), torch.tensor([*columns]))
     tables = chances(*pairs.T).view(2, len(rows), len(columns))
-    picture(place(config, "pairs.png"), draw_pairs, tables, [names[x] for x in rows],
-            [names[y] for y in columns])
+    picture(place(config, "pairs.png"), draw_pairs, tables, rows.values(), columns.values())
 
 def draw_pairs(figure, tables, rows, columns):
     figure.set_size_inches(14, 7)

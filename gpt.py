@@ -76,7 +76,7 @@ def plainly(function):
 # config
 
 def preset(cpu, gpu, help):
-    """A flag whose default, -1, means the device's own: 90 s on two cores, 10 minutes on a T4."""
+    """A flag whose default, -1, means the device's own: 2 minutes on two cores, 10 on a T4."""
     help = f"{help} (default: {cpu}, on a gpu {gpu})"
     return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
 
@@ -1087,7 +1087,10 @@ def explain(config):
     print(f"{'text':16}{visible(data)}\n{'UTF-8 bytes':16}{data.hex(' ')}")
     print(f"{'tokens, ids':16}the last {len(ids)}:", *map("{} {} ".format, names, ids))
     print(f"\nFrom here on each token has its own row: that of the last, {names[-1]}, by head\n")
+    blocks = itertools.count(1)
     for stage, x in stages:
+        if stage == "queries":
+            print(f"block {next(blocks)}")
         among = {"looks at": names, "next?": vocab, "softmax": vocab}.get(stage)
         for row in torch.atleast_2d(x[..., -1, :]):
             shown = "  ".join(f"{number:+.2f}" for number in row[:6]) + "  ..."
