@@ -16,6 +16,8 @@ gpt.py: a transformer, from a text and a tokenizer to a model that speaks.
 The decoder that today's open models use, numerically Qwen3, small enough to train on a laptop. A
 killed run goes on where it was: what a step does depends only on the state before it, the seed and
 its number.
+
+Read `model` and `train` first; `reader`, `see` and `tracking` can wait.
 """
 import argparse, builtins, codecs, contextlib, copy, csv, ctypes, functools, glob, hashlib, io
 import itertools, json, math, multiprocessing, netrc, os, queue, random, re, shlex, shutil, signal
