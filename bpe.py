@@ -482,7 +482,7 @@ def spread(work, pieces):
     for n, part in enumerate(parts):
         try:
             results = pipes[n % cores].recv()
-        except EOFError:                                     # a child was killed, or work() raised
+        except (EOFError, OSError):                          # a child was killed, or work() raised
             results = map(work, part)                        # do it here, where an error is seen
         yield from results
 

@@ -901,9 +901,10 @@ def train(config, loaded=None, report=None):                 # the last two are 
     shown, bad = (0.0, step, seconds), 0                     # shown: as of the last progress line
     entered, trained_before = time.time(), seconds
     metrics = open_metrics(at("metrics.csv"), step)
+    rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
     track = Track(config, "gpt", facts, rows_of(at("metrics.csv")))
     def record(row):
-        csv.DictWriter(metrics, METRICS, lineterminator="\n").writerow(row)
+        rows.writerow(row)
         track.log(row)
     stop, handlers = catch_signals()
     try:
@@ -1049,6 +1050,7 @@ def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
 
 # -----------------------------------------------------------------------------
 # see: a text's way through the model, curves, what is known by heart, the search for settings
+
 def shade(text, share, plain=""):
     """Colour where a terminal has it, the brighter the larger the share; else plain, or text."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -1239,7 +1241,7 @@ def sweep(config, loaded, space, path):
     """Takes part in a W&B sweep, --sweep or this search's own -> the rows of all machines."""
     import wandb
     os.environ["WANDB_DIR"] = config.out_dir
-    os.environ.setdefault("WANDB_PROJECT", "shebang")
+    os.environ["WANDB_PROJECT"] = os.environ.get("WANDB_PROJECT") or "shebang"
     def follow():                                            # in a thread of wandb.agent's
         with wandb.init() as run:
             run.summary.update(trial(config, loaded, dict(run.config), run.log))
@@ -1376,9 +1378,9 @@ class Track(threading.Thread):
         super().__init__(target=self.follow, daemon=True)
         self.config, self.stage, self.facts, self.rows = config, stage, facts, queue.SimpleQueue()
         self.path = run_path(config, facts["text"])
-        for row in rows:
-            self.rows.put(row)
         if config.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled":
+            for row in rows:
+                self.rows.put(row)
             self.start()
 
     def log(self, row):
@@ -1680,7 +1682,7 @@ def spread(work, pieces):
     for n, part in enumerate(parts):
         try:
             results = pipes[n % cores].recv()
-        except EOFError:                                     # a child was killed, or work() raised
+        except (EOFError, OSError):                          # a child was killed, or work() raised
             results = map(work, part)                        # do it here, where an error is seen
         yield from results
 
