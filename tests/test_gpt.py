@@ -85,17 +85,21 @@ def test_dropout_only_in_training(gpt):
     assert not torch.equal(model.train()(idx), model(idx))
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_norm_keeps_the_dtype_without_a_warning(gpt, dtype):
-    norm = gpt.Norm(32)
+def test_norm_and_its_derivative_are_those_of_torch_in_fp32(gpt, dtype):
+    norm, x, dy = gpt.Norm(32), torch.randn(4, 32).to(dtype).requires_grad_(), torch.randn(4, 32)
     torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-    x = torch.randn(4, 32).to(dtype)
-    expected = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.double()
+    exact, gain = x.detach().double().requires_grad_(), norm.weight.detach().double().requires_grad_()
+    expected = torch.nn.functional.rms_norm(exact, (32,), gain, eps=1e-6)
+    expected.backward(dy.double())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             y = norm(x)
-    assert y.dtype is dtype
-    assert torch.allclose(y.double(), expected, rtol=2e-2 if dtype is torch.bfloat16 else 1e-5)
+        y.backward(dy)
+    assert y.dtype is torch.float32 and x.grad.dtype is dtype
+    assert torch.allclose(y.double(), expected, rtol=1e-5)
+    assert torch.allclose(norm.weight.grad.double(), gain.grad, atol=1e-5)
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-5 if dtype is torch.float32 else 2e-2)
 
 def test_a_step_in_bf16_gives_no_warning(gpt):
     model = random_model(gpt).train().requires_grad_(True)
