@@ -214,8 +214,8 @@ def small_tokenizer(args, folder):
 
 SHAPE = dict(n_layer=4, n_head=4, n_kv_head=4, n_embd=128, n_hidden=384, batch_size=24, dropout=0.0)
 MODELS = f"""
+import gpt                                                   # first: it sets how torch's threads wait
 import csv, json, statistics, sys, time, torch
-import gpt
 from types import SimpleNamespace
 SHAPE = {SHAPE}
 def qwen3():
