@@ -22,6 +22,7 @@ import argparse, builtins, codecs, contextlib, functools, glob, hashlib, io, ite
 import multiprocessing, os, re, signal, sys, threading, time, warnings, zipfile
 from array import array
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it is not needed
 try:
@@ -100,12 +101,10 @@ SPLIT = "|".join((
 ASCII = re.compile(r"'(?i:[sdmt]|ll|ve|re)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
                    r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+", re.ASCII)
 SEAM = r"(?<=\S)(?= )|(?<=\n)(?=\S)|\Z"                      # no chunk of SPLIT crosses these
-NO_MERGE = chr(sys.maxunicode)                               # sorts after every token
 
 def blocks(text, size, pattern=SPLIT):
-    """str -> pieces of about `size` characters, cut where SPLIT cuts, too; other patterns: one."""
+    """str -> pieces: `size` characters, then on to the next seam; for another pattern, one."""
     most = size if pattern == SPLIT else ""                  # .{1,}: the whole text
-    # `size` characters, then on to the next seam
     return (m.group() for m in re.finditer(f"(?s).{{1,{most}}}.*?(?:{SEAM})", text))
 
 def checksum(saved):
@@ -150,17 +149,13 @@ class Tokenizer:
         """str -> str of tokens: of all possible merges the one learned first, again and again."""
         # bytes that are not UTF-8 are surrogates in a str (see read): "surrogateescape" undoes that
         word = chunk.encode("utf-8", "surrogateescape").decode("latin-1")        # byte b -> chr(b)
-        if len(word) > 500:                                  # quadratic below: days per megabyte
+        if len(word) > 500:                                  # below, a megabyte of DNA takes 15 s
             for new, pair in self.pair.items():              # every merge, in the order learned
                 word = word.replace(pair, new)
-        word, get = ["", *word, ""], self.merged.get         # the "" at an end merges with nothing
-        makes = [*map(get, zip(word, word[1:]), itertools.repeat(NO_MERGE))]
-        while (new := min(makes)) != NO_MERGE:               # the smallest id was learned first
-            n = makes.index(new)                             # the pair is word[n], word[n + 1]
-            word[n:n + 2] = [new]
-            before, after = (word[n - 1], new), (new, word[n + 1])
-            makes[n - 1:n + 2] = get(before, NO_MERGE), get(after, NO_MERGE)
-        return "".join(word)
+        get, pairs = self.merged.get, itertools.pairwise     # None: these two do not merge
+        while new := min(filter(None, map(get, pairs(word))), default=None):
+            word = word.replace(self.pair[new], new)         # the smallest id was learned first
+        return word
 
     def encode(self, text, allowed_special=()):
         """str -> array of ids. "<|endoftext|>" in it is ordinary text, unless allowed by name."""
@@ -183,8 +178,7 @@ class Tokenizer:
         remedy = "`python bpe.py` trains one; or --tokenizer bytes"
         if not os.path.exists(path):
             raise UserError(f"{path} is not there: {remedy}")
-        with open(path, "rb") as f:
-            text = f.read()
+        text = Path(path).read_bytes()
         try:
             saved = json.loads(text)
             fingerprint = saved["model"].pop("fingerprint")
@@ -211,11 +205,8 @@ def find(source):
 
 def read(source):
     """-> list of str, the text of each file that find(source) gives, but for empty ones"""
-    texts = []
-    for path in find(source):
-        with open(path, "rb") as f:                          # binary: line ends stay as they are
-            # a byte that is not UTF-8 becomes a surrogate, which is encoded as that byte again
-            texts.append(f.read().decode("utf-8", "surrogateescape"))
+    # as bytes: line ends stay; one that is not UTF-8 becomes a surrogate, encoded as it was again
+    texts = [Path(path).read_bytes().decode("utf-8", "surrogateescape") for path in find(source)]
     if not any(texts):
         raise UserError(f"no text in {source}: --input takes a file, a folder or a glob, "
                         f"and `bash run.sh` fetches a text")
@@ -247,14 +238,11 @@ def pick_device(name):
 
 def to_ids(tokenizer, texts):
     """list of str -> ids (N,) int32; between two texts stands the id of <|endoftext|>."""
-    documents = [[*blocks(text, 1 << 18, tokenizer.pattern)] for text in texts]
-    parts = [part for document in documents for part in document]
-    encoded = zip(progress("characters tokenised:", parts), spread(tokenizer.encode, parts))
+    parts = [part for text in texts for part in (*blocks(text, 1 << 18, tokenizer.pattern), "")]
+    encoded = spread(tokenizer.encode, [*filter(None, parts)])
     ids = array(tokenizer.typecode)
-    for document in documents:
-        for _, new in itertools.islice(encoded, len(document)):        # the next ones are its parts
-            ids.extend(new)
-        ids.append(tokenizer.eot)
+    for part in progress("characters tokenised:", parts):
+        ids.extend(next(encoded) if part else [tokenizer.eot])         # "": the end of a text
     dtype = torch.uint16 if ids.itemsize == 2 else torch.int32
     return torch.frombuffer(ids, dtype=dtype).int()[:-1]     # none after the last text
 
@@ -509,26 +497,23 @@ def spread(work, pieces):
     if sum(map(len, pieces)) < 1 << 21 or sys.platform != "linux" or threading.active_count() > 1:
         return (yield from map(work, pieces))                # fork is unsafe on macOS, with threads
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
-    some = 1 + len(pieces) // 100                            # up to 100 parts, of some pieces each
-    parts = [pieces[n:n + some] for n in range(0, len(pieces), some)]
     pipes = []
     def child(core, pipe):                                   # forked: a copy, with all that is here
         signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
         os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
-            for part in parts[core::cores]:                  # every child takes its turns
-                pipe.send([*map(work, part)])
+            for piece in pieces[core::cores]:                # every child takes its turns
+                pipe.send(work(piece))
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
         fork.Process(target=child, args=[core, into], daemon=True).start()
         into.close()
         pipes.append(out)
-    for n, part in enumerate(parts):
+    for n, piece in enumerate(pieces):
         try:
-            results = pipes[n % cores].recv()
+            yield pipes[n % cores].recv()
         except (EOFError, OSError):                          # a child was killed, or work() raised
-            results = map(work, part)                        # do it here, where an error is seen
-        yield from results
+            yield work(piece)                                # do it here, where an error is seen
 
 # -----------------------------------------------------------------------------
 # main
