@@ -439,14 +439,9 @@ class Attention(nn.Module):
         # (B, nh, T, hs), (B, nkv, T, hs), (B, nkv, T, hs)
         q, k, v = heads.split((self.nh, self.nkv, self.nkv), dim=1)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        if self.nkv < self.nh:                               # GQA: one key for nh / nkv queries
-            k, v = (t.repeat_interleave(self.nh // self.nkv, dim=1) for t in (k, v))
-        attend = functools.partial(F.scaled_dot_product_attention, is_causal=True)
-        if x.device.type == "cpu":                           # fp32 here: 67 ms a step; in bf16 95
-            with torch.autocast("cpu", enabled=False):
-                y = attend(q, k, v.float())                  # (B, nh, T, hs)
-        else:
-            y = attend(q, k, v)
+        with torch.autocast("cpu", enabled=False):           # fp32 there: 67 ms a step; in bf16 95
+            y = F.scaled_dot_product_attention(              # (B, nh, T, hs)
+                q, k, v.float(), is_causal=True, enable_gqa=self.nkv < self.nh)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, C))
 
 class MLP(nn.Module):
@@ -746,8 +741,7 @@ class Learner:
             self.forward = forward
         except Exception as error:
             print(f"--compile does not work here ({type(error).__name__}): training without it")
-        finally:
-            self.model.zero_grad()
+        self.model.zero_grad()
 
     def step(self, step, x, y):
         """(B, T) ids, (B, T) the id after each -> what metrics.csv says about this step"""
@@ -840,15 +834,13 @@ def alone(folder):
     """-> a lock, held while open: two runs in a folder would spoil each other's checkpoints"""
     os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
     lock = open(folder + ".lock", "w", encoding="utf-8")
-    with contextlib.suppress(ImportError):                   # Windows has no fcntl
+    with contextlib.suppress(ImportError, OSError):          # Windows, network drives: no locks
         import fcntl
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another gpt.py is training in {folder}: --out-dir takes another "
                             "place") from None
-        except OSError:                                      # a network drive without locks
-            pass
     return lock
 
 @plainly
@@ -884,20 +876,16 @@ def train(config, loaded=None, report=None):                 # the last two are 
         states = {name: part.state_dict() for name, part in learner.parts.items()}
         save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, **states))
         facts["step"] = step
-    def save_best():
-        save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
     if config.fresh and os.path.exists(at()):
-        n = 1
-        while os.path.exists(f"{at()}-old-{n}"):
-            n += 1
-        os.rename(at(), f"{at()}-old-{n}")
+        places = (f"{at()}-old-{n}" for n in itertools.count(1))
+        os.rename(at(), next(place for place in places if not os.path.exists(place)))
     if os.path.exists(at("result.json")):
         os.remove(at("result.json"))                         # no longer finished
     if saved:                                                # at step 0 the loop begins with it
         checkpoint("state.pt")
-    if "weights" in best:
-        save_best()                                          # the file may be ahead of this state
+    if "weights" in best:                                    # the file may be ahead of this state
+        save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
@@ -909,14 +897,10 @@ def train(config, loaded=None, report=None):                 # the last two are 
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     if config.compile:
         learner.compile(*batches[0])
-    shown, bad = (0.0, step, seconds), 0                     # shown: as of the last progress line
-    entered, trained_before = time.time(), seconds
+    first, before, shown, bad = step, seconds, 0.0, 0        # shown: when a line last was
     metrics = open_metrics(at("metrics.csv"), step)
     rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
     track = Track(config, "gpt", facts, rows_of(at("metrics.csv")))
-    def record(row):
-        rows.writerow(row)
-        track.log(row)
     stop, handlers = catch_signals()
     try:
         for step in range(step, config.max_steps + 1):
@@ -937,7 +921,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
                 vals = [*vals, val][-4:]
                 if val < best["val_loss"]:
                     best = dict(row, weights=copy.deepcopy(average.state_dict()))
-                    save_best()
+                    save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
                 row["sample"] = taste(average, tokenizer, config)
                 print(f"step {step:>6} | validation {val:.4f} nats per token, "
                       f"{row['val_bpb']:.4f} bits per byte | {row['sample']}")
@@ -946,29 +930,27 @@ def train(config, loaded=None, report=None):                 # the last two are 
                 if len(vals) == 4 and vals[0] < vals[1] < vals[2] < vals[3]:
                     print("warning: validation has risen three times: more text, more --dropout or "
                           "fewer --max-steps would help")
+            if not last:                                     # learn from the step's batch
+                begun = time.perf_counter()
+                row |= learner.step(step, *(t.to(device, non_blocking=True) for t in next(loader)))
+                took = time.perf_counter() - begun
+                seconds += took
+                row |= dict(ms=1000 * took, tokens_per_second=step_tokens / took, seconds=seconds)
+            rows.writerow(row)
+            track.log(row)
+
             if last:
-                record(row)
-                beside = time.time() - entered - (seconds - trained_before)
-                print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
-                      f"{beside:.0f} s more")
+                print(f"{seconds:.0f} s of training; reading, evaluations, samples and saves took "
+                      f"{time.time() - started - (seconds - before):.0f} s more")
                 save_result(at("result.json"), model="GPT", parameters=n_params, seconds=seconds,
                             val_loss=best["val_loss"], val_bpb=best["val_bpb"], text=text,
                             tokenizer=tokenizer.fingerprint)
                 break
-
-            # learn from the step's batch
-            begun = time.perf_counter()
-            row |= learner.step(step, *(t.to(device, non_blocking=True) for t in next(loader)))
-            took = time.perf_counter() - begun
-            seconds += took
-            row |= {"ms": 1000 * took, "tokens_per_second": step_tokens / took, "seconds": seconds}
-            record(row)
             bad = 0 if math.isfinite(row["loss"] + row["grad_norm"]) else bad + 1
             if bad == 10:
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
-            if time.time() - shown[0] > 2:
-                pace = (seconds - shown[2]) / (step + 1 - shown[1])
-                shown = time.time(), step + 1, seconds
+            if time.time() - shown > 2:
+                shown, pace = time.time(), (seconds - before) / (step + 1 - first)
                 left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
                 print(f"step {step + 1:>6}/{config.max_steps} | loss {row['loss']:.4f} | "
                       f"lr {row['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
