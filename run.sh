@@ -66,7 +66,7 @@ has_key() {                                    # in the environment, or where  w
 # --------------------------------------------------------------------------------------------------
 # set-up: the first Python that can import what is needed, or else a .venv with requirements.txt
 
-needs=${NEEDS:-import regex, torch; torch.nn.functional.rms_norm}
+needs=${NEEDS:-import regex, torch; torch.accelerator}
 requirements=${REQUIREMENTS:-requirements.txt}
 newest_first="python3.14 python3.13 python3.12 python3.11 python3.10 python3 python"
 

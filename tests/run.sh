@@ -10,7 +10,7 @@
 set -euo pipefail
 CDPATH='' cd "$(dirname "$0")/.."
 
-export NEEDS='import regex, torch; torch.nn.functional.rms_norm
+export NEEDS='import regex, torch; torch.accelerator
 import ipykernel, matplotlib, nbclient, numpy, pytest, rustbpe, tiktoken, tokenizers, transformers, xdist'
 export REQUIREMENTS=tests/requirements.txt
 python=$(bash run.sh --python)
