@@ -1275,7 +1275,7 @@ def tune(config):
     print("\nthe best:", shlex.join(["python", "gpt.py", *flags]))
 
 # -----------------------------------------------------------------------------
-# tracking: Weights & Biases gets what is written to out_dir, and never holds training up
+# tracking: out_dir -> Weights & Biases, which gets what is written and never holds training up
 
 BIGRAMS = ["bigram-counts", "bigram-nn", "bigram-nn-64"]
 DONE = ["metrics.csv", "result.json"]
@@ -1529,6 +1529,9 @@ def send(config):
             facts = json.loads(read(last)[0])
             rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
         Track(config, stage, facts, rows).end(3600)
+
+# -----------------------------------------------------------------------------
+# tracking: Weights & Biases -> out_dir, so that a run goes on where another machine left it
 
 def remembered(config):
     """-> config with the run, text and tokenizer of out_dir's checkpoint; facts about it, or {}"""
