@@ -392,8 +392,10 @@ def linear(n_in, n_out):
     return layer
 
 class Normed(torch.autograd.Function):
-    """x -> y = x / rms(x), always in fp32. Derived by hand: a step takes 8% less time than with
-    F.rms_norm, which on a CPU is derived operation by operation."""
+    """
+    x -> y = x / rms(x), always in fp32. Derived by hand: a step takes 8% less time than with
+    F.rms_norm, which on a CPU is derived operation by operation.
+    """
     @staticmethod
     def forward(ctx, x):
         x = x.float()
@@ -436,7 +438,7 @@ class Attention(nn.Module):
         # one product for all three: 3% of a step
         qkv = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
         heads = F.linear(x, qkv).view(B, T, -1, self.hs).transpose(1, 2)
-        # (B, nh, T, hs), (B, nkv, T, hs), (B, nkv, T, hs)
+        # (B, nh, T, hs), (B, nkv, T, hs) twice; nkv < nh is GQA: nh / nkv queries share a key
         q, k, v = heads.split((self.nh, self.nkv, self.nkv), dim=1)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         with torch.autocast("cpu", enabled=False):           # fp32 there: 67 ms a step; in bf16 95
