@@ -419,8 +419,10 @@ class Norm(nn.Module):
         return Normed.apply(x) * self.weight
 
 def rotate(x, cos, sin):
-    """RoPE: turns pairs (x1, x2), the halves of (B, nh, T, hs), by angles that grow with t:
-    (x1, x2) * (cos, cos) + (x2, x1) * (-sin, sin). arXiv:2104.09864"""
+    """
+    RoPE: turns pairs (x1, x2), the halves of (B, nh, T, hs), by angles that grow with t:
+    (x1, x2) * (cos, cos) + (x2, x1) * (-sin, sin). arXiv:2104.09864
+    """
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 class Attention(nn.Module):
@@ -878,6 +880,8 @@ def train(config, loaded=None, report=None):                 # the last two are 
         states = {name: part.state_dict() for name, part in learner.parts.items()}
         save(at(name), dict(identity, step=step, best=best, vals=vals, seconds=seconds, **states))
         facts["step"] = step
+    def save_best():
+        save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
 
     if config.fresh and os.path.exists(at()):
         places = (f"{at()}-old-{n}" for n in itertools.count(1))
@@ -886,8 +890,8 @@ def train(config, loaded=None, report=None):                 # the last two are 
         os.remove(at("result.json"))                         # no longer finished
     if saved:                                                # at step 0 the loop begins with it
         checkpoint("state.pt")
-    if "weights" in best:                                    # the file may be ahead of this state
-        save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
+    if "weights" in best:
+        save_best()                                          # the file may be ahead of this state
 
     n_params = sum(p.numel() for p in model.parameters())
     step_tokens = config.batch_size * config.block_size
@@ -923,7 +927,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
                 vals = [*vals, val][-4:]
                 if val < best["val_loss"]:
                     best = dict(row, weights=copy.deepcopy(average.state_dict()))
-                    save(at("model.pt"), dict(identity, **best, command=shlex.join(sys.argv)))
+                    save_best()
                 row["sample"] = taste(average, tokenizer, config)
                 print(f"step {step:>6} | validation {val:.4f} nats per token, "
                       f"{row['val_bpb']:.4f} bits per byte | {row['sample']}")
