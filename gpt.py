@@ -903,7 +903,8 @@ def train(config, loaded=None, report=None):                 # the last two are 
                              generator=torch.Generator(), pin_memory=device.type == "cuda"))
     if config.compile:
         learner.compile(*batches[0])
-    first, before, shown, bad = step, seconds, 0.0, 0        # shown: when a line last was
+    entered, first, before = time.time(), step, seconds
+    shown, bad = 0.0, 0                                      # shown: when a line last was
     metrics = open_metrics(at("metrics.csv"), step)
     rows = csv.DictWriter(metrics, METRICS, lineterminator="\n")
     track = Track(config, "gpt", facts, rows_of(at("metrics.csv")))
@@ -946,8 +947,9 @@ def train(config, loaded=None, report=None):                 # the last two are 
             track.log(row)
 
             if last:
-                print(f"{seconds:.0f} s of training; reading, evaluations, samples and saves took "
-                      f"{time.time() - started - (seconds - before):.0f} s more")
+                beside = time.time() - entered - (seconds - before)
+                print(f"{seconds:.0f} s of training; evaluations, samples and saves took "
+                      f"{beside:.0f} s more")
                 save_result(at("result.json"), model="GPT", parameters=n_params, seconds=seconds,
                             val_loss=best["val_loss"], val_bpb=best["val_bpb"], text=text,
                             tokenizer=tokenizer.fingerprint)
