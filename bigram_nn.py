@@ -279,7 +279,7 @@ def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over ids[1:] -> bits per byte of their text, comparable across tokenizers."""
     sizes = [len(piece) for piece in tokenizer.pieces]
     sizes[tokenizer.eot] = 0                                 # <|endoftext|> is no text
-    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long().cpu()].sum().item())
+    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long()].sum().item())
     return loss * (len(ids) - 1) / math.log(2) / n_bytes     # all nats, in bits, over all bytes
 
 def save(path, saved):
@@ -358,6 +358,7 @@ def count_pairs(ids, vocab_size, block=0):
     In blocks, so that memory does not grow with the text, and small ones, which stay in the cache:
     340 million tokens a second on two cores, 4.5 times as fast as one bincount of everything.
     """
+    ids = ids.cpu() if ids.is_mps else ids                   # mps lacks some sums of int64
     V, block = vocab_size, block or (1 << 15 if vocab_size <= 4096 else 1 << 22)
     blocks = zip(progress("pairs counted:", ids[:-1].split(block)), ids[1:].split(block))
     pairs = (now.long() * V + after for now, after in blocks)          # keys, (block,) at a time

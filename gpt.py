@@ -313,7 +313,7 @@ def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over ids[1:] -> bits per byte of their text, comparable across tokenizers."""
     sizes = [len(piece) for piece in tokenizer.pieces]
     sizes[tokenizer.eot] = 0                                 # <|endoftext|> is no text
-    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long().cpu()].sum().item())
+    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long()].sum().item())
     return loss * (len(ids) - 1) / math.log(2) / n_bytes     # all nats, in bits, over all bytes
 
 def save(path, saved):
@@ -521,6 +521,8 @@ def make_reader(model):
     of (x, -x), whose mean is 0: queries and keys are made as (x1, x2, -x2, -x1), from which
     rotate() is a product and a sum.
     """
+    if model.cos.is_mps:                                     # each new number is compiled there
+        model = copy.deepcopy(model).cpu()
     c, E = model.config, model.embd.weight
     T, C, nh, nkv = c.block_size, c.n_embd, c.n_head, c.n_kv_head
     L, hs, n = c.n_layer, C // nh, nh + nkv
@@ -775,12 +777,12 @@ class Learner:
 
 def evaluate(model, ids, batch_size):
     """(M + 1,) ids -> nats per token over all but the first, in windows that do not overlap"""
-    T, n = model.config.block_size, len(ids) - 1
+    T, n, device = model.config.block_size, len(ids) - 1, model.cos.device
     ids = F.pad(ids.long(), (0, -n % T), value=-1)           # -1: nothing to predict
     x, y = ids[:-1].clamp(min=0).view(-1, T), ids[1:].view(-1, T)
     rows = zip(progress("rows evaluated:", x.split(batch_size)), y.split(batch_size))
     with torch.inference_mode():
-        return sum(model(xs, ys).double() for xs, ys in rows).item() / n
+        return sum(model(xs.to(device), ys.to(device)).item() for xs, ys in rows) / n
 
 def taste(model, tokenizer, config, n_tokens=24):
     """-> a short sample, always with the same seed, as JSON: one line"""
@@ -854,7 +856,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
     at = functools.partial(os.path.join, config.out_dir, "gpt")
     config, tokenizer, (data, held_out, text), saved = begin(config, device, loaded)
     lock = alone(at())
-    held_out, learner = held_out.to(device), Learner(config, tokenizer.vocab_size, device)
+    learner = Learner(config, tokenizer.vocab_size, device)
     model, average = learner.model, learner.average
     numerics = (f"torch {torch.__version__}, {device.type}, {learner.dtype}, "
                 f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
@@ -900,7 +902,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
           f"of {step_tokens:,} tokens, {epochs:.1f} times through the text")
     batches = Batches(data, config.block_size, config.batch_size, config.seed)
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(step, config.max_steps),
-                             generator=torch.Generator(), pin_memory=device.type == "cuda"))
+                             generator=torch.Generator()))
     if config.compile:
         learner.compile(*batches[0])
     entered, first, before = time.time(), step, seconds
@@ -939,7 +941,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
                           "fewer --max-steps would help")
             if not last:                                     # learn from the step's batch
                 begun = time.perf_counter()
-                row |= learner.step(step, *(t.to(device, non_blocking=True) for t in next(loader)))
+                row |= learner.step(step, *(ids.to(device) for ids in next(loader)))
                 took = time.perf_counter() - begun
                 seconds += took
                 row |= dict(ms=1000 * took, tokens_per_second=step_tokens / took, seconds=seconds)

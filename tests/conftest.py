@@ -45,7 +45,7 @@ import regex, torch, torch._dynamo, difflib, unicodedata
 from torch.utils.data import DataLoader
 w = torch.nn.Linear(2, 2)                                    # what is imported by the first step
 w(torch.ones(1, 2)).sum().backward()
-torch.optim.Muon([w.weight]).step(), torch.optim.AdamW([w.bias]).step()
+torch.optim.AdamW([w.weight, w.bias]).step()
 requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
 request = {}
 for line in requests:
