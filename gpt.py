@@ -83,8 +83,8 @@ def plainly(function):
 # config
 
 def preset(cpu, gpu, help):
-    """A flag whose default, -1, means the device's own: 2 minutes on two cores, 10 on a T4."""
-    help = f"{help} (default: {cpu}, on a gpu {gpu})"
+    """A flag whose default, -1, means the device's own: for a laptop, mps included, or for a T4."""
+    help = f"{help} (default: {cpu}, on cuda {gpu})"
     return field(default=-1, metadata={"help": help, "preset": (cpu, gpu)})
 
 @dataclass
@@ -634,7 +634,7 @@ SESSION = {"out_dir", "device", "fresh", "compile", *NAMES[NAMES.index("wandb"):
 
 def settle(config, kept, device):
     """-> config, every value decided: as typed, else as in the run resumed (kept), else preset."""
-    values = {f.name: f.metadata["preset"][device.type != "cpu"] for f in fields(config)
+    values = {f.name: f.metadata["preset"][device.type == "cuda"] for f in fields(config)
               if "preset" in f.metadata and getattr(config, f.name) == -1}
     values |= {name: kept[name] for name in kept.keys() - SESSION - given(config)}
     c = replace(config, **values)
