@@ -1414,7 +1414,8 @@ class Track(threading.Thread):
                 print("W&B: recorded; with a key `bash run.sh` sends it, as does  wandb sync",
                       shlex.quote(run.sync_dir))
         except ImportError:
-            print("W&B: `pip install wandb` shows metrics and keeps files; going on without")
+            print("W&B: `pip install -U wandb` (0.29 or newer) shows metrics and keeps files; "
+                  "going on without")
         except Exception as error:                           # wandb raises all kinds
             print(f"W&B: {brief(error)}: all is in {self.config.out_dir}, to be sent later",
                   file=sys.stderr)
@@ -1423,6 +1424,8 @@ class Track(threading.Thread):
         """-> a W&B run: online if there is a key, else recorded on disk"""
         api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
         import wandb
+        if [*map(int, wandb.__version__.split(".")[:2])] < [0, 29]:    # older ones may hang
+            raise ImportError
         *entity, project, name = self.path.split("/")
         run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
         staging = os.environ["WANDB_DATA_DIR"] = f"{out_dir}/wandb/staging-{self.stage}"

@@ -400,11 +400,12 @@ def test_a_key_in_netrc(api, server, tmp_path):
         env = {**os.environ, **NO_KEY, "NETRC": where, "WANDB_BASE_URL": url}
         assert subprocess.run(["bash", "-uc", lines + "\nhas_key"], env=env).returncode == status
 
-def test_off_and_missing(server, tmp_path):
-    for folder, flags, before in (("off", ["--wandb", "off"], ""), ("missing", [], "import sys; sys.modules['wandb'] = None")):
+def test_off_missing_and_old(server, tmp_path):
+    for folder, flags, before in (("off", ["--wandb", "off"], ""), ("missing", [], "import sys; sys.modules['wandb'] = None"),
+                                  ("old", [], "import wandb; wandb.__version__ = '0.28.2'")):
         shop = shop_at(server, tmp_path / folder)
         said = shop.ok("gpt.py", *TINY, "--max-steps", 20, *flags, env=ONLINE, before=before)
-        assert ("pip install wandb" in said) == (folder == "missing") and not [*shop.path.glob("out/wandb/*run*")]
+        assert ("pip install -U wandb" in said) == (folder != "off") and not [*shop.path.glob("out/wandb/*run*")]
 
 DAMAGE = """
 import wandb
