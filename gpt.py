@@ -1424,7 +1424,7 @@ class Track(threading.Thread):
         """-> a W&B run: online if there is a key, else recorded on disk"""
         api, out_dir = connect(self.config), os.path.abspath(self.config.out_dir)
         import wandb
-        if [*map(int, wandb.__version__.split(".")[:2])] < [0, 29]:    # older ones may hang
+        if [*map(int, wandb.__version__.split(".")[:2])] < [0, 29]:    # the oldest one tried
             raise ImportError
         *entity, project, name = self.path.split("/")
         run_id = f"{name}-{self.stage}-{fingerprint(self.facts)[:6]}"
