@@ -198,7 +198,8 @@ def find(source):
     """A file, a glob or a folder (every file below it that is not hidden) -> sorted paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
-        paths = (os.path.join(at, name) for at, _, names in os.walk(source) for name in names)
+        walk = os.walk(source, onerror=lambda error: print(f"skipped: {error}", file=sys.stderr))
+        paths = (os.path.join(at, name) for at, _, names in walk for name in names)
         # hidden: below source, the name of the file or of a folder begins with a dot
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
     return sorted(filter(os.path.isfile, paths))
@@ -391,7 +392,8 @@ def speak(reader, tokenizer, config):
     if min(config.temperature, config.top_k, config.max_new_tokens, config.num_samples - 1) < 0:
         raise UserError("--temperature, --top-k and --max-new-tokens must be 0 or more, "
                         "--num-samples 1 or more")
-    prompt = sys.stdin.buffer.read() if config.prompt == "-" else os.fsencode(config.prompt)
+    typed = config.prompt
+    prompt = open(0, "rb", closefd=False).read() if typed == "-" else os.fsencode(typed)
     ids = tokenizer.encode((prompt or b"\n").decode("utf-8", "surrogateescape")).tolist()
     generator = torch.Generator().manual_seed(config.seed)   # on the cpu: the same text anywhere
     for n in range(config.num_samples):

@@ -238,7 +238,8 @@ def find(source):
     """A file, a glob or a folder (every file below it that is not hidden) -> sorted paths"""
     paths = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
     if os.path.isdir(source):
-        paths = (os.path.join(at, name) for at, _, names in os.walk(source) for name in names)
+        walk = os.walk(source, onerror=lambda error: print(f"skipped: {error}", file=sys.stderr))
+        paths = (os.path.join(at, name) for at, _, names in walk for name in names)
         # hidden: below source, the name of the file or of a folder begins with a dot
         paths = [path for path in paths if f"{os.sep}." not in os.sep + path[len(source):]]
     return sorted(filter(os.path.isfile, paths))
@@ -486,7 +487,7 @@ def main():
     tokenizer = Tokenizer.load(config.tokenizer)
     for name in sorted(asked):
         typed = getattr(config, name)
-        data = sys.stdin.buffer.read() if typed == "-" else os.fsencode(typed)
+        data = open(0, "rb", closefd=False).read() if typed == "-" else os.fsencode(typed)
         if name == "encode":
             print(*tokenizer.encode_bytes(data))
         elif name == "decode":

@@ -61,6 +61,19 @@ def odd(shop):
     return shop
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_a_folder_that_cannot_be_read(script, odd, monkeypatch, capfd):
+    """It is named, and the rest is read. (Who runs the tests may be root, to whom all folders are open.)"""
+    module, scandir = load_script(script), os.scandir
+    def refuse(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = module.find(str(odd.path / "odd"))
+    assert found and not any("/odd/b/" in path for path in found)
+    assert capfd.readouterr().err == f"skipped: [Errno 13] Permission denied: '{odd.path}/odd/b'\n"
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_folder_of_odd_files(script, odd):
     """Its files in the order of their paths, byte for byte, without the hidden and the empty ones."""
     module = load_script(script)
@@ -282,6 +295,11 @@ def test_nobody_reads(script, shop):
     for flags in (tiny(script), ["--help"]):
         _, end = piped(shop, 0, script, *flags)
         assert (end.returncode, end.stderr) == (0, "")
+
+@pytest.mark.parametrize("script, flags", [("bpe.py", ["--encode"]), *((script, ["--sample", "--prompt"]) for script in MODELS)])
+def test_closed_stdin(script, flags, trained):
+    error = trained.fails(script, *flags, "-", before="import os; os.close(0)")
+    assert "Bad file descriptor" in error
 
 def test_head_in_a_real_shell(trained):
     done = subprocess.run(["bash", "-c", '"$0" bigram_counts.py --sample --num-samples 3000 | head -c 10; echo "${PIPESTATUS[0]}"', sys.executable],

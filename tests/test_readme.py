@@ -10,6 +10,12 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding=
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 
 
+def test_no_block_is_empty():
+    lines = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
+    opens = [n for n, line in enumerate(lines) if line.startswith("```")][::2]
+    assert len(opens) > 10 and not [n for n in opens if lines[n + 1].startswith("```")]
+
+
 def test_commands(tmp_path):
     for name in ("bpe.py", "bigram_counts.py", "bigram_nn.py", "gpt.py", "run.sh", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
