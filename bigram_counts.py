@@ -28,7 +28,8 @@ warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it
 try:
     import regex, torch
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+    sys.exit(f"error: {missing}: `pip install regex torch`; or, if `bash run.sh` has installed it, "
+             "`source .venv/bin/activate`")
 except KeyboardInterrupt:                                    # importing torch takes a second
     sys.exit(130)
 
@@ -529,6 +530,6 @@ def main():
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
-        print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+        print('type  train(Config(input="input.txt", tokenizer="bytes"))  and  sample(Config())')
     else:
         main()

@@ -10,7 +10,7 @@ bigram_nn.py: the model of bigram_counts.py again, learned by gradient descent.
     python bigram_nn.py --sample --prompt "ROMEO:"       # speak
     python bigram_nn.py --plot                           # see the pairs, counted and learned
 
-Dataset, DataLoader, a network, a loss, AdamW, a loop: all of gpt.py but its architecture.
+Dataset, DataLoader, a network, a loss, AdamW, a loop: the skeleton of gpt.py.
 
 Counting and learning lead to the same table. The loss per token is -log p(next | now), and the
 table that minimises it is count(now, next) / count(now). Adding `a` to every count there is adding
@@ -33,7 +33,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 try:
     import regex, torch
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+    sys.exit(f"error: {missing}: `pip install regex torch`; or, if `bash run.sh` has installed it, "
+             "`source .venv/bin/activate`")
 except KeyboardInterrupt:                                    # importing torch takes a second
     sys.exit(130)
 from torch import nn
@@ -89,7 +90,7 @@ class Config:
     # training
     max_steps: int = flag(1000, "training steps")
     block_size: int = flag(64, "tokens per row of a batch")
-    batch_size: int = flag(64, "rows per batch, of which each step takes one")
+    batch_size: int = flag(64, "rows per batch; a step takes one batch")
     lr: float = flag(0.1, "learning rate (a tenth of it with --n-embd), falling to zero")
     weight_decay: float = flag(0.1, "pull of the vectors towards zero; the table has the prior")
     # sampling
@@ -742,6 +743,6 @@ def main():
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
-        print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+        print('type  train(Config(input="input.txt", tokenizer="bytes"))  and  sample(Config())')
     else:
         main()

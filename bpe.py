@@ -33,7 +33,8 @@ from pathlib import Path
 try:
     import regex
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` sets up what is needed, as does `pip install regex`")
+    sys.exit(f"error: {missing}: `pip install regex`; or, if `bash run.sh` has installed it, "
+             "`source .venv/bin/activate`")
 
 # -----------------------------------------------------------------------------
 # frame: a setting is a flag, an error is a line (same in every script)

@@ -34,7 +34,8 @@ gc.disable()                                                 # torch loads 0.08 
 try:
     import regex, torch
 except ImportError as missing:
-    sys.exit(f"error: {missing}: `bash run.sh` installs it, as does `pip install regex torch`")
+    sys.exit(f"error: {missing}: `pip install regex torch`; or, if `bash run.sh` has installed it, "
+             "`source .venv/bin/activate`")
 except KeyboardInterrupt:                                    # importing torch takes a second
     sys.exit(130)
 finally:
@@ -91,7 +92,7 @@ def preset(cpu, gpu, help):
 class Config:
     input: str = flag("input.txt", "text to learn from: a file, a folder or a glob")
     tokenizer: str = flag("out/tokenizer.json", "saved tokenizer; bytes: no merges, no file")
-    out_dir: str = flag("out", "folder for all results; this script's go to gpt/ there")
+    out_dir: str = flag("out", "folder for all results; the model's go to gpt/ there")
     seed: int = flag(1337, "same seed: same batches, same dropout, same samples")
     device: str = flag("auto", "cpu, cuda or mps; auto: the fastest there is")
     fresh: bool = flag(False, "start anew; the existing run moves to gpt-old-N")
@@ -1442,7 +1443,7 @@ class Track(threading.Thread):
             entity="".join(entity) or None, project=project, group=name, name=self.stage, id=run_id,
             job_type=self.stage, config=self.facts, reinit="create_new", settings=dict(
                 console="off", init_timeout=15, finish_timeout=20, finish_timeout_raises=True))
-        url = run.url or f"recording the run {self.stage}, `wandb leet` shows it"
+        url = run.url or f"recording {self.stage}: see  wandb leet {self.config.out_dir}/wandb"
         print(f"W&B: {url}\n", end="")                       # one piece: another thread prints, too
         return run
 
@@ -1521,7 +1522,9 @@ def artifacts(config, stage):
 
 def sync(config):
     """Fetches what W&B has and out_dir lacks, then sends what W&B lacks. Trains nothing."""
-    send(fetch(config))
+    config = fetch(config)
+    if find(config.input):                                   # else it is for run.sh to get a text
+        send(config)
 
 def send(config):
     """Sends what is finished in out_dir but not yet at W&B (without a key: in its record)."""
@@ -1707,6 +1710,6 @@ def main():
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
-        print('type  train(Config(input="input.txt"))  and then  sample(Config(prompt="ROMEO:"))')
+        print('type  train(Config(input="input.txt", tokenizer="bytes"))  and  sample(Config())')
     else:
         main()

@@ -6,9 +6,10 @@
 #     bash run.sh my.txt      # from a text of your own: a file, a folder, or a glob in quotes
 #     bash run.sh --python    # only set up, and print the Python to use
 #     RUN=my-gpt bash run.sh  # with a W&B key: continue the run of that name, on any machine
+#     MAX_MINUTES=170 ...     # save, send and stop in time, where a machine is taken away
 #
-# About 3 minutes on two CPU cores. Everything it makes is in out/, and nothing finished is made
-# twice: stop it, kill it, start it again, and it goes on where it was. When done, it only prints.
+# 2 to 5 minutes on two CPU cores. Everything it makes is in out/, and nothing finished is made
+# twice: stop it, kill it, start it again, and it goes on where it was. When done, it only shows.
 
 set -euo pipefail
 
@@ -50,7 +51,7 @@ models="bigram_counts bigram_nn bigram_nn_64 gpt"            # folders in out/, 
 has_run=; chosen=
 if [ -e out/run ]; then read -r has_run chosen < out/run || true; fi
 if [[ ${RUN-} = *[!A-Za-z0-9_./-]* ]]; then
-    fail "RUN=$RUN: a run's name has letters, digits, - and _"
+    fail "RUN=$RUN: a run's name has letters, digits, . - and _"
 fi
 if [ -n "${RUN-}" ] && [ -n "$has_run" ] && [[ /$has_run != */"$RUN" ]]; then
     fail "out/ holds the run $has_run: RUN=$has_run goes on with it,\
@@ -287,7 +288,7 @@ echo; echo "=== a bigram model with 64 numbers per token, not a row of its own: 
 stage bigram_nn_64 bigram_nn.py --n-embd 64
 
 tracked
-echo; echo "=== a transformer: 2 minutes on two CPU cores ==="
+echo; echo "=== a transformer: 2 to 4 minutes on two CPU cores ==="
 stage gpt gpt.py
 tracked
 

@@ -323,6 +323,14 @@ def test_cut_for_good(api, server, tmp_path):
     assert_mirrored(api, name, shop)
     assert equal(before["weights"], shop.load("out/gpt/state.pt")["weights"])
 
+def test_sync_where_only_a_tokenizer_is_made(api, server, tmp_path):
+    """W&B has no such run, and the text is for run.sh to get: nothing to fetch or send yet, and no error."""
+    name, shop = new_name(), shop_at(server, tmp_path / "shop")
+    shop.ok("bpe.py", "--vocab-size", 300)
+    shop.ok("gpt.py", "--sync", "--run", name, "--input", "out/data", env=ONLINE)
+    shop.ok("gpt.py", "--sync", "--run", name, env=ONLINE)
+    assert (shop.path / "out/wandb/sent-tokenizer").read_text() == "online"
+
 @pytest.mark.parametrize("network", ["refused", "silent"])
 def test_no_network(network, server, tmp_path):
     """The first step comes within 20 s, also where nobody answers at all; W&B's record is local."""
