@@ -1170,8 +1170,8 @@ def chart(lines, width=60, height=13):
 def draw_curves(figure, lines):
     figure.set_size_inches(8, 4.5)
     axes = figure.add_subplot(xlabel="step", ylabel="bits per byte", yscale="log")
-    for name, points in reversed(lines.items()):
-        style = {"training": "-", "validation": "o-"}.get(name, "--")
+    for name, points in reversed(lines.items()):             # bigram_counts covers bigram_nn
+        style = {"training": "-", "validation": "o-", "bigram_nn": "-"}.get(name, "--")
         axes.plot(*zip(*points), style, markersize=4, label=f"{name} {points[-1][1]:.3f}")
     axes.yaxis.set_minor_formatter("{x:g}")                  # 2, 3, ... 8
     axes.grid(alpha=0.2, which="both")
