@@ -530,6 +530,7 @@ def main():
 
 if __name__ == "__main__":
     if "kernel_launcher" in sys.argv[0]:                     # in a notebook: argv is Jupyter's
-        print('type  train(Config(input="input.txt", tokenizer="bytes"))  and  sample(Config())')
+        print('type  train(Config(input="input.txt", tokenizer="bytes"))\n'
+              'then  sample(Config(prompt="ROMEO:"))')
     else:
         main()
