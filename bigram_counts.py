@@ -235,7 +235,7 @@ def pick_device(name):
     try:
         torch.empty(1, device=name).item()                   # a device that is missing raises
         return torch.device(name)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
@@ -503,16 +503,17 @@ def spread(work, pieces):
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
     pipes = []
     def child(core, pipe):                                   # forked: a copy, with all that is here
-        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
         os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
             for piece in pieces[core::cores]:                # every child takes its turns
                 pipe.send(work(piece))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])   # Ctrl-C is for the parent
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
         fork.Process(target=child, args=[core, into], daemon=True).start()
         into.close()
         pipes.append(out)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for n, piece in enumerate(pieces):
         try:
             yield pipes[n % cores].recv()

@@ -24,6 +24,7 @@ import argparse, builtins, codecs, contextlib, functools, glob, hashlib, io, ite
 import multiprocessing, os, re, signal, sys, threading, time, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it is not needed
@@ -253,7 +254,7 @@ def pick_device(name):
     try:
         torch.empty(1, device=name).item()                   # a device that is missing raises
         return torch.device(name)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
@@ -531,7 +532,7 @@ def train(config):
         curve.append(f"{step},{loss.item():.6f},{optimizer.param_groups[0]['lr']:.6g}")
         if time.time() - shown > 2 or step + 1 == config.max_steps:
             shown, pace = time.time(), (time.time() - begin) / (step + 1)
-            left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
+            left = timedelta(seconds=round(pace * (config.max_steps - step - 1)))
             print(f"step {step + 1:>6}/{config.max_steps} | loss {loss.item():.4f} | "
                   f"{1000 * pace:.1f} ms | {step_tokens / pace:,.0f} tok/s | eta {left}")
     seconds = time.time() - begin
@@ -716,16 +717,17 @@ def spread(work, pieces):
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
     pipes = []
     def child(core, pipe):                                   # forked: a copy, with all that is here
-        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
         os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
             for piece in pieces[core::cores]:                # every child takes its turns
                 pipe.send(work(piece))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])   # Ctrl-C is for the parent
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
         fork.Process(target=child, args=[core, into], daemon=True).start()
         into.close()
         pipes.append(out)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for n, piece in enumerate(pieces):
         try:
             yield pipes[n % cores].recv()

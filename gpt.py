@@ -24,6 +24,7 @@ import itertools, json, math, multiprocessing, netrc, os, queue, random, re, shl
 import sys, tempfile, threading, time, urllib.parse, warnings, zipfile, zlib
 from array import array
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")     # it is not needed
@@ -287,7 +288,7 @@ def pick_device(name):
     try:
         torch.empty(1, device=name).item()                   # a device that is missing raises
         return torch.device(name)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
 
 def to_ids(tokenizer, texts):
@@ -745,8 +746,9 @@ class Learner:
         """If torch.compile fails, it fails at the first use: so use it here."""
         try:
             forward = torch.compile(self.model)
+            x, y = (ids.chunk(self.config.grad_accum)[0].to(self.device) for ids in (x, y))
             with self.autocast:
-                forward(x.to(self.device), y.to(self.device)).backward()
+                forward(x, y).backward()
             self.forward = forward
         except Exception as error:
             print(f"--compile does not work here ({type(error).__name__}): training without it")
@@ -928,7 +930,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
                 checkpoint("stable.pt")
             if step % config.eval_every == 0 or last:
                 checkpoint("state.pt")                       # first: if killed here, evaluate again
-                val = evaluate(average, held_out, config.batch_size)
+                val = evaluate(average, held_out, math.ceil(config.batch_size / config.grad_accum))
                 row |= {"val_loss": val, "val_bpb": bits_per_byte(val, held_out, tokenizer)}
                 vals = [*vals, val][-4:]
                 if val < best["val_loss"]:
@@ -964,7 +966,7 @@ def train(config, loaded=None, report=None):                 # the last two are 
                 raise UserError(f"ten losses or gradients in a row were not finite: {CALMER}")
             if time.time() - shown > 2:
                 shown, pace = time.time(), (seconds - before) / (step + 1 - first)
-                left = time.strftime("%H:%M:%S", time.gmtime(pace * (config.max_steps - step - 1)))
+                left = timedelta(seconds=round(pace * (config.max_steps - step - 1)))
                 print(f"step {step + 1:>6}/{config.max_steps} | loss {row['loss']:.4f} | "
                       f"lr {row['matrix_lr']:.1e} | {1000 * pace:.1f} ms | "
                       f"{step_tokens / pace:,.0f} tok/s | eta {left}")
@@ -974,16 +976,16 @@ def train(config, loaded=None, report=None):                 # the last two are 
         raise UserError(f"out of memory: --grad-accum {2 * config.grad_accum} takes the same steps "
                         f"in half of it") from None
     finally:
-        metrics.close()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
         track.end()
         lock.close()
+        metrics.close()                                      # on a full disk it fails
     if config.tune and signal.SIGINT in stop:
         raise KeyboardInterrupt                              # ends the search, also in a notebook
     if stop and not hasattr(builtins, "__IPYTHON__"):
         sys.exit(128 + stop[0])
-    if os.path.exists(at("result.json")) and not stop and not config.tune:
+    if os.path.exists(at("result.json")) and find(config.input) and not (stop or config.tune):
         recite(average, tokenizer, config)
     return average
 
@@ -1059,7 +1061,8 @@ def heat_map(axes, title, shares, rows, columns, cells=(), darkest=1.0):
 
 def shade(text, share, plain=""):
     """Colour where a terminal has it, the brighter the larger the share; else plain, or text."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    terminal = sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not terminal or os.environ.get("NO_COLOR"):
         return plain or text
     return f"\033[38;5;{(245, 252, 229, 220, 208)[min(4, int(5 * share))]}m{text}\033[0m"
 
@@ -1139,9 +1142,10 @@ def curves(config):
         raise UserError(f"nothing to draw in {config.out_dir} yet: `python gpt.py` trains a model")
     for name in "bigram_counts", "bigram_nn":
         for path in find(at(name, "result.json")):           # none, or one
-            levels[name] = json.loads(read(path)[0])["val_bpb"]
+            levels[name] = result_of(path)["val_bpb"]
     steps = [rows[-1]["step"] * n / 59 for n in range(60)]
-    bpb = torch.tensor([1.0, val[0][1] / rows[0]["val_loss"]])         # of a nat per token
+    nat = next(row["val_bpb"] / row["val_loss"] for row in rows if "val_bpb" in row)
+    bpb = torch.tensor([1.0, nat])                           # of a nat per token
     parts = torch.tensor(train).split(math.ceil(len(train) / 60))      # 60 means: steps are noisy
     return {**{name: [(step, level) for step in steps] for name, level in levels.items()},
             "training": [(bpb * part.mean(0)).tolist() for part in parts], "validation": val}
@@ -1226,7 +1230,7 @@ def trial(config, loaded, settings, report=None):
             steps = max(20, int(1000 * config.trial_seconds / ms[10]))
             settings = settings | {"max_steps": steps, "eval_every": math.ceil(steps / 6)}
             fit(replace(c, **settings), loaded, report)
-            return settings | json.loads(read(folder + "/gpt/result.json")[0])
+            return settings | result_of(folder + "/gpt/result.json")
     except Exception as error:                               # W&B's, for a hopeless one, is bare
         if type(error) not in (UserError, Exception):
             raise
@@ -1367,12 +1371,19 @@ def brief(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
 def rows_of(path):
-    """Yields the rows of a csv as dicts, without a last one that is torn."""
-    missing = contextlib.suppress(FileNotFoundError)
-    with missing, open(path, encoding="utf-8", errors="replace") as f:
+    """Yields the rows of a csv as dicts, up to one that is torn or damaged."""
+    end = contextlib.suppress(FileNotFoundError, ValueError, TypeError)
+    with end, open(path, encoding="utf-8", errors="replace") as f:
         for row in csv.DictReader(line for line in f if line.endswith("\n")):
             yield {name: cell if name == "sample" else float(cell)
                    for name, cell in row.items() if cell}
+
+def result_of(path):
+    """-> a model's row of the ladder"""
+    try:
+        return json.loads(read(path)[0])
+    except ValueError:
+        raise UserError(f"{path} is damaged: delete it, and `bash run.sh` makes it again") from None
 
 class Track(threading.Thread):
     """
@@ -1544,7 +1555,7 @@ def send(config):
         elif stage == "gpt":
             facts = about(load([at("state.pt")], "gpt", config, ANEW)[0])
         else:
-            facts = json.loads(read(last)[0])
+            facts = result_of(last)
             rows += [{"step": len(rows), **{name: facts[name] for name in ("val_loss", "val_bpb")}}]
         Track(config, stage, facts, rows).end(3600)
 
@@ -1681,16 +1692,17 @@ def spread(work, pieces):
     fork, cores = multiprocessing.get_context("fork"), min(8, len(os.sched_getaffinity(0)))
     pipes = []
     def child(core, pipe):                                   # forked: a copy, with all that is here
-        signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the parent
         os.closerange(3, pipe.fileno())                      # if the parent dies, send() fails
         with contextlib.suppress(Exception):
             for piece in pieces[core::cores]:                # every child takes its turns
                 pipe.send(work(piece))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])   # Ctrl-C is for the parent
     for core in range(cores):
         out, into = fork.Pipe(duplex=False)
         fork.Process(target=child, args=[core, into], daemon=True).start()
         into.close()
         pipes.append(out)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for n, piece in enumerate(pieces):
         try:
             yield pipes[n % cores].recv()

@@ -134,7 +134,7 @@ def test_seeds_as_large_as_you_like(script, shop):
 
 @pytest.mark.parametrize("script", MODELS)
 def test_devices_that_are_not_here(script, shop):
-    for device in ("abacus", "", "cpu:x", "tpu:0") + (() if torch.cuda.is_available() else ("cuda", "cuda:1")):
+    for device in ("abacus", "", "cpu:x", "tpu:0", "hpu") + (() if torch.cuda.is_available() else ("cuda", "cuda:1")):
         assert "--device" in shop.fails(script, *tiny(script), "--device", device)
 
 @pytest.mark.parametrize("flags", [["--n-embd", 15], ["--n-head", 3], ["--n-head", 8, "--n-embd", 8], ["--n-kv-head", 3], ["--n-kv-head", 8],
@@ -305,6 +305,23 @@ def test_head_in_a_real_shell(trained):
     done = subprocess.run(["bash", "-c", '"$0" bigram_counts.py --sample --num-samples 3000 | head -c 10; echo "${PIPESTATUS[0]}"', sys.executable],
                           cwd=trained.path, capture_output=True, timeout=100)
     assert done.stdout.endswith(b"0\n") and len(done.stdout) == 12 and done.stderr == b""
+
+FORK = """
+import os, signal
+real = os.fork
+def fork():
+    pid = real()
+    os.kill(os.getpid(), signal.SIGINT)                      # Ctrl-C reaches the parent and each child, right then
+    return pid
+os.fork = fork
+"""
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere one process does it all")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_control_c_while_processes_start(script, shop):
+    shop.write("input.txt", b"To be, or not to be. " * 150_000)
+    end = shop.run(script, *tiny(script), before=FORK)
+    assert (end.returncode, end.stderr) == (130, "interrupted\n")
 
 @pytest.mark.parametrize("script", MODELS)
 def test_control_c_while_speaking(script, trained):

@@ -175,6 +175,13 @@ def test_evaluation_on_a_gpu_is_in_fp32(gpt):
     assert set(seen) == {(torch.float32, torch.float32)}
     assert there == pytest.approx(gpt.evaluate(model.cpu(), ids, 4), rel=1e-5)
 
+def test_pieces_are_for_evaluation_too(shop):
+    """Less memory by --grad-accum: also where the model is evaluated, and where --compile tries it."""
+    patch = ("def evaluate(model, ids, batch_size):\n    print('evaluated by', batch_size)\n    return 1.0\n"
+             "torch.compile = lambda model: lambda x, y: print('tried', len(x)) or model(x, y)")
+    said = shop.ok("gpt.py", *TINY, "--max-steps", 2, "--batch-size", 10, "--grad-accum", 4, "--compile", patch=patch)
+    assert "evaluated by 3\n" in said and "evaluated by 10" not in said and "tried 3\n" in said
+
 def test_another_device_gets_all_it_needs_and_no_float64(gpt, monkeypatch):
     """Meta tensors are on a device of their own, and only lack numbers. Macs' mps has no float64 (and is not here)."""
     class Single(TorchDispatchMode):

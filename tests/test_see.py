@@ -179,9 +179,15 @@ def test_pairs_picture_and_errors(trained, tmp_path):
 # -----------------------------------------------------------------------------
 # curves
 
+def test_curves_and_a_damaged_result(trained, tmp_path):
+    shop = trained.fork(tmp_path / "shop")
+    shop.write("out/bigram_counts/result.json", '{"val')
+    assert "out/bigram_counts/result.json is damaged" in shop.fails("gpt.py", "--plot")
+
 HEAD = "step,loss,lr,grad_norm,scale,ms,tokens_per_second,seconds,val_loss,val_bpb\n"
 
-@pytest.mark.parametrize("torn", ["4,2.0,0.1,1,1,5", "4,2.0,0.1,1,1,50,100,0.25,3.0,2", "4"])
+@pytest.mark.parametrize("torn", ["4,2.0,0.1,1,1,5", "4,2.0,0.1,1,1,50,100,0.25,3.0,2", "4", "4,abc,0.1\n5,2.0,0.1\n",
+                                  "4" + 12 * ",1" + "\n5,2.0,0.1\n"])
 def test_curves_of_half_a_csv(gpt, shop, torn, monkeypatch):
     shop.write("out/gpt/metrics.csv", HEAD + "0,6.0,0.1,1,1,50,100,0.05,6.0,4.0\n1,5.0,0.1,1,1,50,100,0.1,,\n"
                "2,nan,0.1,1,1,50,100,0.15,,\n3,3.0,0.1,1,1,50,100,0.2,3.3,2.2\n" + torn)
@@ -195,6 +201,8 @@ def test_curves_of_half_a_csv(gpt, shop, torn, monkeypatch):
     assert [*lines] == ["raw bytes", "bigram_counts", "training", "validation"]
     assert lines["training"] == [[0, pytest.approx(4.0)], [1, pytest.approx(10 / 3)], [3, pytest.approx(2.0)]]
     assert lines["validation"] == [(0, 4.0), (3, 2.2)]
+    shop.write("out/gpt/metrics.csv", HEAD + "2,4.0,0.1\n3,3.0,0.1,1,1,50,100,0.2,3.3,2.2\n")        # the beginning is lost
+    assert gpt.curves(gpt.Config(out_dir=str(shop.path / "out")))["validation"] == [(3, 2.2)]
     for name, level in ("raw bytes", 8.0), ("bigram_counts", 2.5):
         steps, values = zip(*lines[name])
         assert {*values} == {level} and steps[0] == 0 and steps[-1] >= 3 and steps == tuple(sorted(steps))
