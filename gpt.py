@@ -229,17 +229,14 @@ class Tokenizer:
         """path -> the tokenizer that bpe.py saved there; "bytes" -> one without merges"""
         if path == "bytes":
             return cls([])
-        remedy = "`python bpe.py` trains one; or --tokenizer bytes"
-        if not os.path.exists(path):
-            raise UserError(f"{path} is not there: {remedy}")
-        text = Path(path).read_bytes()
         try:
-            saved = json.loads(text)
+            saved = json.loads(Path(path).read_bytes())
             fingerprint = saved["model"].pop("fingerprint")
             if fingerprint != checksum(saved):
                 raise ValueError
-        except Exception:                                    # not JSON, or JSON of another kind
-            raise UserError(f"{path} is damaged, or not written by bpe.py: {remedy}") from None
+        except Exception as error:                           # no file, no JSON, or another kind
+            why = getattr(error, "strerror", "damaged, or not written by bpe.py")
+            raise UserError(f"{path}: {why}: `python bpe.py` trains one; or --tokenizer bytes")
         ids, splitter = saved["model"]["vocab"], saved["pre_tokenizer"]["pretokenizers"][0]
         # "t h" -> (116, 104)
         merges = [tuple(map(ids.get, merge.split(" "))) for merge in saved["model"]["merges"]]
