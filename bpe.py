@@ -163,12 +163,11 @@ class Tokenizer:
         # chr(id) in UTF-16 or UTF-32 is the number id: a str of tokens is the bytes of the array
         codec = f"utf-{8 * ids.itemsize}-{sys.byteorder[0]}e"
         parts = text.split(EOT) if EOT in allowed_special else [text]
-        for n, part in enumerate(parts):
-            if n > 0:
-                ids.append(self.eot)
+        for part in parts:
             for chunks in self.chunks(part):
                 ids.frombytes("".join(map(self.tokens, chunks)).encode(codec, "surrogatepass"))
-        return ids
+            ids.append(self.eot)
+        return ids[:-1]                                      # none after the last part
 
     @classmethod
     def load(cls, path):
