@@ -212,13 +212,10 @@ def read(source):
 
 def split(texts):
     """list of str -> training, validation texts: the last 10% of characters, never learned from."""
-    cut, train, val = int(0.9 * sum(map(len, texts))), [], []
-    for text in texts:                                       # cut: counted from where text begins
-        if cut >= 0:                                         # 0: "", so that train ends with EOT
-            train.append(text[:cut])
-        if cut < len(text):
-            val.append(text[max(cut, 0):])
-        cut -= len(text)
+    cut, starts = int(0.9 * sum(map(len, texts))), itertools.accumulate(map(len, texts), initial=0)
+    cuts = [(text, cut - start) for text, start in zip(texts, starts)]           # from text's start
+    train = [text[:at] for text, at in cuts if at >= 0]      # 0: "", so that train ends with EOT
+    val = [text[max(at, 0):] for text, at in cuts if at < len(text)]
     return train, val
 
 # -----------------------------------------------------------------------------
