@@ -275,14 +275,12 @@ def split(texts):
 # data: text -> ids, and the files that models are kept in (same in every model)
 
 def pick_device(name):
-    if name == "auto":
-        name = ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.empty(1, device=name).item()                   # a device that is missing raises
-        return torch.device(name)
-    except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"there is no --device {name}: auto takes the fastest there is") from None
+    for name in ("cuda", "mps", "cpu") if name == "auto" else (name,):
+        # raised where it is missing
+        with contextlib.suppress(RuntimeError, AssertionError, ImportError):
+            torch.empty(1, device=name).item()
+            return torch.device(name)
+    raise UserError(f"there is no --device {name}: auto takes the fastest there is")
 
 def to_ids(tokenizer, texts):
     """list of str -> ids (N,) int32; between two texts stands the id of <|endoftext|>."""
