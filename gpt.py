@@ -317,16 +317,13 @@ def save(path, saved):
 
 def load(paths, kind, config, remedy):
     """-> the dict saved at the first path that holds a whole one, its tokenizer; or UserError"""
-    for path in paths:
-        try:
-            with zipfile.ZipFile(path) as whole, warnings.catch_warnings(record=True):
-                saved = torch.load(path, map_location="cpu", weights_only=True)
-                if saved["kind"] == kind and not whole.testzip():      # torch does not check
-                    break
-        except PermissionError:
-            raise
-        except Exception:                                    # a damaged file may raise anything:
-            pass                                             # try the next one
+    for path in filter(os.path.exists, paths):
+        file = io.BytesIO(Path(path).read_bytes())
+        # a damaged file may raise anything: try the next one
+        with contextlib.suppress(Exception), warnings.catch_warnings(record=True):
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            if saved["kind"] == kind and not zipfile.ZipFile(file).testzip():    # torch checks less
+                break
     else:                                                    # no break: none was whole
         what = "is damaged" if any(map(os.path.exists, paths)) else "is not there"
         raise UserError(f"{paths[0]} {what}: {remedy}")
