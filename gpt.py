@@ -305,9 +305,8 @@ def load_data(config, tokenizer, block_size):
 
 def bits_per_byte(loss, ids, tokenizer):
     """Nats per token over ids[1:] -> bits per byte of their text, comparable across tokenizers."""
-    sizes = [len(piece) for piece in tokenizer.pieces]
-    sizes[tokenizer.eot] = 0                                 # <|endoftext|> is no text
-    n_bytes = max(1, torch.tensor(sizes)[ids[1:].long()].sum().item())
+    sizes = torch.tensor([*map(len, tokenizer.pieces[:-1]), 0])        # <|endoftext|> is no text
+    n_bytes = max(1, sizes[ids[1:].long()].sum().item())
     return loss * (len(ids) - 1) / math.log(2) / n_bytes     # all nats, in bits, over all bytes
 
 def save(path, saved):
