@@ -242,8 +242,7 @@ def split(texts):
 
 def pick_device(name):
     for name in ("cuda", "mps", "cpu") if name == "auto" else (name,):
-        # raised where it is missing
-        with contextlib.suppress(RuntimeError, AssertionError, ImportError):
+        with contextlib.suppress(RuntimeError, AssertionError, ImportError):   # it is not here
             torch.empty(1, device=name).item()
             return torch.device(name)
     raise UserError(f"there is no --device {name}: auto takes the fastest there is")
