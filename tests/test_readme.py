@@ -6,12 +6,13 @@ from pydoc_data.topics import topics
 from test_wandb import KEY, ONLINE, new_name
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 
 
 def test_no_block_is_empty():
-    lines = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in README.splitlines() if line.strip()]
     opens = [n for n, line in enumerate(lines) if line.startswith("```")][::2]
     assert len(opens) > 10 and not [n for n in opens if lines[n + 1].startswith("```")]
 
@@ -44,4 +45,4 @@ def test_commands(tmp_path):
                 "--tune 20", "--tune 1 --trial-seconds 1 --n-layer 1 --n-embd 64 --block-size 64 --batch-size 4")
             result = subprocess.run(command, shell=True, cwd=cwd, env={**env, **more}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             assert (result.returncode, result.stderr) == (0, ""), f"{command}\n{result.stdout}\n{result.stderr}"
-    assert "| bigram, counted |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| bigram, counted |" in README
